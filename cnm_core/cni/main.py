@@ -1,0 +1,113 @@
+"""What every executable does around its verbs: read the call, answer, and leave at once."""
+
+from posix import _exit, environ, write
+
+from cnm_core import __version__, json
+from cnm_core.cni import invocation
+from cnm_core.cni.invocation import VERSIONS, Invocation
+from cnm_core.errors import Error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Plugin(Protocol):
+        """The verbs of an executable. Each raises Error; `add` returns the result."""
+
+        def add(self, call: Invocation) -> dict[str, object]: ...
+        def delete(self, call: Invocation) -> None: ...
+        def check(self, call: Invocation) -> None: ...
+        def collect(self, call: Invocation) -> None: ...
+        def status(self, call: Invocation) -> None: ...
+
+
+def run(name: str, plugin: "Plugin") -> None:
+    """Serve one call and end the process.
+
+    Ends it by _exit: nothing is left to flush, and taking the interpreter apart would
+    cost a fifth of the whole call.
+    """
+    environment = {
+        key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
+        for key, value in environ.items()
+    }
+    text = b""
+    try:
+        command = invocation.command_of(environment)
+        if not command:
+            invocation.say(_about(name))
+            _exit(0)
+        if command == "VERSION":
+            answer = _supported()
+        else:
+            text = invocation.read_stdin()
+            call = invocation.receive(command, environment, text)
+            answer = _serve(plugin, call)
+        code = 0
+    except Error as error:
+        answer, code = _error_object(error, text), 1
+    except BaseException as error:
+        answer, code = _error_object(_unforeseen(error), text), 1
+    if answer:
+        _print(json.dumps(answer, indent="    "))
+    _exit(code)
+
+
+def _serve(plugin: "Plugin", call: Invocation) -> dict[str, object]:
+    if call.command == "ADD":
+        return plugin.add(call)
+    if call.command == "DEL":
+        plugin.delete(call)
+    elif call.command == "CHECK":
+        plugin.check(call)
+    elif call.command == "GC":
+        plugin.collect(call)
+    else:
+        plugin.status(call)
+    return {}
+
+
+def _supported() -> dict[str, object]:
+    """The answer to VERSION, which needs no configuration: without one, the newest version."""
+    try:
+        version = invocation.decode(invocation.read_stdin()).get("cniVersion")
+    except Error:
+        version = None
+    return {
+        "cniVersion": version if type(version) is str and version else VERSIONS[-1],
+        "supportedVersions": VERSIONS,
+    }
+
+
+def _error_object(error: Error, text: bytes) -> dict[str, object]:
+    """The error as CNI has it, in the configuration's version where that can be told."""
+    try:
+        version = invocation.version_of(invocation.decode(text))
+    except Error:
+        version = VERSIONS[-1]
+    document = {"cniVersion": version, "code": error.code, "msg": error.msg}
+    return {**document, "details": error.details} if error.details else document
+
+
+def _unforeseen(error: BaseException) -> Error:
+    """A defect of ours as an error object that says where it happened."""
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return Error(f"{type(error).__name__}: {error}", details=f"at {place}; please report this")
+
+
+def _print(text: str) -> None:
+    data = text.encode("utf-8", "replace") + b"\n"
+    try:
+        while data:
+            data = data[write(1, data) :]
+    except OSError as error:
+        invocation.say(f"cannot write the answer to stdout: {error.strerror}")
+        _exit(1)
+
+
+def _about(name: str) -> str:
+    versions = ", ".join(VERSIONS)
+    return f"CNI {name} plugin v{__version__}\nCNI protocol versions supported: {versions}"

@@ -1,0 +1,132 @@
+"""The verbs of a network plugin: a CNI call becomes calls on the network controller."""
+
+from cnm_core.cni import pools, result
+from cnm_core.cni.invocation import Invocation, say, valid_attachments
+from cnm_core.config import formats
+from cnm_core.config.network import NetworkConfig, network_config
+from cnm_core.controller import NetworkController
+from cnm_core.errors import Error, InvalidEnvironment, InvalidNetworkConfig
+from cnm_core.inet import format_ip
+from cnm_core.kernel.netns import find_netns, open_netns, own_inode
+from cnm_core.model import Attachment, Dns, Network
+from cnm_core.store.endpoints import EndpointStore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from cnm_core.controller import Driver
+
+    class DriverType(Protocol):
+        """A network driver's class: the decoder of its keys, and its constructor."""
+
+        options: Callable[[object], object]
+
+        def __call__(self) -> Driver:
+            """A driver for one call."""
+
+
+class NetworkPlugin:
+    """ADD, DEL, CHECK, GC and STATUS for one network driver."""
+
+    def __init__(self, driver: "DriverType") -> None:
+        self._driver = driver
+
+    def add(self, call: Invocation) -> dict[str, object]:
+        """ADD: an endpoint on the network for the sandbox, and its result."""
+        config, network = self._read(call)
+        mac = _mac(call, config)
+        netns = open_netns(call.netns)
+        call.refuse_namespace(netns.inode, own_inode())
+        ipam = pools.driver(call, config.ipam)
+        controller = self._controller(config)
+        attachment = controller.attach(network, call.key, netns, ipam, mac)
+        try:
+            return result.to_document(_with_dns(attachment, config), call.version)
+        except Error:
+            controller.detach(network.name, call.key, netns, ipam)
+            raise
+
+    def delete(self, call: Invocation) -> None:
+        """DEL: the endpoint is gone afterwards, whatever was left of it before."""
+        config = _lenient(call)
+        netns = find_netns(call.netns)
+        if netns is not None:
+            call.refuse_namespace(netns.inode, own_inode())
+        controller = self._controller(config)
+        endpoint = controller.endpoint(call.network, call.key)
+        if endpoint is not None:
+            ipam = pools.driver_of(call, endpoint.pool)
+        else:
+            ipam = pools.releasing_driver(call, config.ipam)
+        controller.detach(call.network, call.key, netns, ipam)
+
+    def check(self, call: Invocation) -> None:
+        """CHECK: an error says how the endpoint differs from the previous result."""
+        config, network = self._read(call)
+        if config.prev_result is None:
+            raise InvalidNetworkConfig("prevResult: is missing", details="CHECK compares with it")
+        previous = result.from_document(config.prev_result, call.version)
+        netns = open_netns(call.netns)
+        ipam = pools.driver(call, config.ipam)
+        self._controller(config).check(network, call.key, netns, ipam, previous)
+
+    def collect(self, call: Invocation) -> None:
+        """GC: every endpoint of the network that is not a valid attachment goes."""
+        valid = valid_attachments(call.config)
+        config = _lenient(call)
+        ipam = pools.releasing_driver(call, config.ipam)
+        self._controller(config).collect(
+            call.network, valid, ipam, lambda pool: pools.driver_of(call, pool)
+        )
+
+    def status(self, call: Invocation) -> None:
+        """STATUS: an error unless the next ADD can be served."""
+        config, network = self._read(call)
+        self._controller(config).check_status(network, pools.driver(call, config.ipam))
+
+    def _read(self, call: Invocation) -> tuple[NetworkConfig, Network]:
+        config = network_config(call.config)
+        options = self._driver.options(call.config)
+        return config, Network(config.name, pools.pool_of(config.ipam), options)
+
+    def _controller(self, config: NetworkConfig) -> NetworkController:
+        return NetworkController(self._driver(), EndpointStore(config.state_dir))
+
+
+def _mac(call: Invocation, config: NetworkConfig) -> bytes | None:
+    """The MAC address asked for: by runtimeConfig, else by args.cni, else by CNI_ARGS."""
+    mac = config.runtime_config.mac or config.args.cni.mac
+    if mac is None and call.args.get("MAC"):
+        try:
+            return formats.mac(call.args["MAC"])
+        except ValueError as error:
+            raise InvalidEnvironment(f"CNI_ARGS: MAC {error}") from None
+    return mac
+
+
+def _lenient(call: Invocation) -> NetworkConfig:
+    """The configuration for DEL and GC, which must work after it became invalid."""
+    try:
+        return network_config(call.config)
+    except InvalidNetworkConfig as error:
+        say(error.msg)
+    ipam = call.config.get("ipam")
+    default = NetworkConfig(call.network)
+    return NetworkConfig(
+        call.network,
+        ipam=ipam if type(ipam) is dict else {},
+        state_dir=pools.directory_or(call.config.get("stateDir"), default.state_dir),
+    )
+
+
+def _with_dns(attachment: Attachment, config: NetworkConfig) -> Attachment:
+    """The attachment with the configuration's resolver settings, where it has any."""
+    own = Dns(
+        tuple(map(format_ip, config.dns.nameservers)),
+        config.dns.domain,
+        config.dns.search,
+        config.dns.options,
+    )
+    return attachment if own == Dns() else attachment.replace(dns=own)

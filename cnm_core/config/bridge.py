@@ -1,0 +1,50 @@
+"""Generated from cnm_core.schema.bridge by `make decoders`; do not edit."""
+
+from cnm_core.config import formats, values
+from cnm_core.record import Record
+
+
+class BridgeConfig(Record):
+    """A Linux bridge with one veth pair for each endpoint."""
+
+    bridge: str = "cni0"
+    is_gateway: bool = False
+    is_default_gateway: bool = False
+    force_address: bool = False
+    mtu: int = 0
+    hairpin_mode: bool = False
+    promisc_mode: bool = False
+    port_isolation: bool = False
+    enabledad: bool = False
+    disable_container_interface: bool = False
+    ip_masq: bool = False
+    macspoofchk: bool = False
+    vlan: int = 0
+    vlan_trunk: tuple[dict[str, object], ...] = ()
+
+
+def bridge_config(document: object, place: str = "") -> BridgeConfig:
+    """A Linux bridge with one veth pair for each endpoint. Raises InvalidNetworkConfig."""
+    fields = values.mapping(document, place)
+    return BridgeConfig(
+        bridge=values.optional(
+            fields, "bridge", place, values.checked(formats.interface_name), "cni0"
+        ),
+        is_gateway=values.optional(fields, "isGateway", place, values.boolean, False),
+        is_default_gateway=values.optional(
+            fields, "isDefaultGateway", place, values.boolean, False
+        ),
+        force_address=values.optional(fields, "forceAddress", place, values.boolean, False),
+        mtu=values.optional(fields, "mtu", place, values.integer(0, 65535), 0),
+        hairpin_mode=values.optional(fields, "hairpinMode", place, values.boolean, False),
+        promisc_mode=values.optional(fields, "promiscMode", place, values.boolean, False),
+        port_isolation=values.optional(fields, "portIsolation", place, values.boolean, False),
+        enabledad=values.optional(fields, "enabledad", place, values.boolean, False),
+        disable_container_interface=values.optional(
+            fields, "disableContainerInterface", place, values.boolean, False
+        ),
+        ip_masq=values.optional(fields, "ipMasq", place, values.boolean, False),
+        macspoofchk=values.optional(fields, "macspoofchk", place, values.boolean, False),
+        vlan=values.optional(fields, "vlan", place, values.integer(0, 65535), 0),
+        vlan_trunk=values.optional(fields, "vlanTrunk", place, values.list_of(values.mapping), ()),
+    )

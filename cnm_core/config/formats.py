@@ -1,0 +1,42 @@
+"""Text that means something: each function returns the meaning or raises ValueError.
+
+The message of the ValueError starts with "must" and ends with the text it got, so that
+it reads well after the name of a key.
+"""
+
+from cnm_core.inet import parse_address, parse_ip, parse_mac, parse_subnet
+
+ip = parse_ip
+address = parse_address
+subnet = parse_subnet
+mac = parse_mac
+
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+_NAME = _WORD | frozenset("_.-")
+
+
+def name(text: str) -> str:
+    """A network name or container ID (CNI spec 1.1.0, "Network configuration format")."""
+    if text and text[0] in _WORD and _NAME.issuperset(text):
+        return text
+    raise ValueError(
+        "must begin with a letter or digit and have only letters, digits, "
+        f'"_", "." and "-" after it, got "{text}"'
+    )
+
+
+def interface_name(text: str) -> str:
+    """A link name that the kernel accepts (dev_valid_name, net/core/dev.c), without a colon."""
+    if len(text.encode("utf-8", "replace")) > 15:
+        raise ValueError(f'must be at most 15 bytes long, got "{text}"')
+    if text in ("", ".", "..") or any(char in "/:\0" or char.isspace() for char in text):
+        raise ValueError(f'must be an interface name without "/", ":" or white space, got "{text}"')
+    return text
+
+
+def directory(text: str) -> str:
+    """An absolute path without "." and ".." parts."""
+    parts = text.split("/")
+    if not text.startswith("/") or "\0" in text or "." in parts or ".." in parts:
+        raise ValueError(f'must be an absolute path without "." or "..", got "{text}"')
+    return text.rstrip("/") or "/"

@@ -1,0 +1,214 @@
+"""The Container Network Model's verbs, in their order and with their undoing.
+
+Crash order, for every verb that makes something: claim the addresses, write the record,
+change the kernel, answer. Whatever prefix of it a kill leaves, `detach` and `collect`
+repair, and so does the next `attach` of the same endpoint.
+"""
+
+from cnm_core.errors import Drifted, Error, InterfaceExists, NotAvailable, Several, StateFailure
+from cnm_core.kernel.netns import Netns, find_netns
+from cnm_core.model import (
+    Addressing,
+    Attachment,
+    Drift,
+    Endpoint,
+    EndpointKey,
+    Lease,
+    Network,
+    Pool,
+)
+from cnm_core.store.endpoints import EndpointStore
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+    from typing import Protocol
+
+    from cnm_core.ipam import IpamDriver
+
+    class Driver(Protocol):
+        """What the controller asks of a network driver."""
+
+        def validate(self, network: Network) -> None:
+            """Refuse what cannot work, before anything is changed. InvalidNetworkConfig."""
+
+        def complete(self, network: Network, addressing: Addressing) -> Addressing:
+            """Add what the network implies to what the IPAM driver gave: gateways, routes."""
+
+        def create_network(self, network: Network, leases: tuple[Lease, ...]) -> None:
+            """Make what the network's endpoints share; safe to repeat."""
+
+        def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
+            """Choose names and MAC address; changes nothing yet."""
+
+        def join(
+            self, network: Network, endpoint: Endpoint, addressing: Addressing, netns: Netns
+        ) -> Attachment:
+            """Make the links. Undoes itself where it fails."""
+
+        def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
+            """Remove the links; without a record what the sandbox has under that name."""
+
+        def joined(self, endpoint: Endpoint, netns: Netns) -> bool:
+            """Whether the endpoint's link is in the sandbox."""
+
+        def drift(
+            self,
+            network: Network,
+            key: EndpointKey,
+            endpoint: Endpoint | None,
+            attachment: Attachment,
+            netns: Netns,
+        ) -> list[Drift]:
+            """How the kernel differs from the attachment."""
+
+        def check_status(self, network: Network) -> None:
+            """Raise NotAvailable unless the network can take endpoints."""
+
+        def delete_network(self, network: Network) -> None:
+            """Remove what the endpoints shared, if we made it; safe to repeat."""
+
+
+class NetworkController:
+    """One network driver and one IPAM driver, over the records of endpoints."""
+
+    def __init__(self, driver: "Driver", store: EndpointStore) -> None:
+        self._driver = driver
+        self._store = store
+
+    def attach(
+        self,
+        network: Network,
+        key: EndpointKey,
+        netns: Netns,
+        ipam: "IpamDriver",
+        mac: bytes | None,
+    ) -> Attachment:
+        """Give the sandbox an endpoint on the network: RequestAddress to Join.
+
+        Raises InterfaceExists where it has one, and what the drivers raise; then nothing
+        of this call is left.
+        """
+        self._driver.validate(network)
+        self._clear_leftover(network, key, netns, ipam)
+        addressing = ipam.request(key)
+        try:
+            addressing = self._driver.complete(network, addressing)
+            with self._store.lock(network.name):
+                self._driver.create_network(network, addressing.leases)
+            endpoint = Endpoint(
+                network=network.name,
+                key=key,
+                netns=netns.path,
+                netns_inode=netns.inode,
+                mac=mac,
+                pool=network.pool,
+                addressing=addressing,
+            )
+            endpoint = self._driver.create_endpoint(network, endpoint)
+            self._store.save(endpoint)
+            return self._driver.join(network, endpoint, addressing, netns)
+        except BaseException:
+            self._store.remove(network.name, key)
+            ipam.release(key)
+            raise
+
+    def detach(
+        self, network: str, key: EndpointKey, netns: Netns | None, ipam: "IpamDriver"
+    ) -> None:
+        """Leave, DeleteEndpoint and ReleaseAddress; of what is gone already, nothing."""
+        self._driver.leave(key, self.endpoint(network, key), netns)
+        ipam.release(key)
+        self._store.remove(network, key)
+
+    def endpoint(self, network: str, key: EndpointKey) -> Endpoint | None:
+        """The endpoint's record; None where there is none, or one that makes no sense."""
+        try:
+            return self._store.load(network, key)
+        except StateFailure:
+            return None  # a damaged record: the kernel and the allocations tell the rest
+
+    def check(
+        self,
+        network: Network,
+        key: EndpointKey,
+        netns: Netns,
+        ipam: "IpamDriver",
+        attachment: Attachment,
+    ) -> None:
+        """Compare record, previous result and kernel. Raises Drifted with every difference."""
+        endpoint = self._store.load(network.name, key)
+        found = self._driver.drift(network, key, endpoint, attachment, netns)
+        leases = attachment.leases if endpoint is None else endpoint.addressing.leases
+        found += ipam.drift(key, leases)
+        if found:
+            raise Drifted(
+                f'{key} on network "{network.name}" has drifted: ' + "; ".join(map(str, found)),
+                details="DEL and ADD the attachment to make it anew",
+            )
+
+    def collect(
+        self,
+        network: str,
+        valid: "Collection[EndpointKey]",
+        ipam: "IpamDriver",
+        pools: "Callable[[Pool], IpamDriver]",
+    ) -> None:
+        """Remove every endpoint that is not valid, then addresses without an endpoint.
+
+        Goes on past failures and raises them together at the end.
+        """
+        failures: list[Error] = []
+        for key in self._store.keys(network):
+            if key in valid:
+                continue
+            endpoint = self.endpoint(network, key)
+            netns = find_netns(endpoint.netns) if endpoint else None
+            owner = pools(endpoint.pool) if endpoint else ipam
+            try:
+                self.detach(network, key, netns, owner)
+            except Error as error:
+                failures.append(error)
+        try:
+            ipam.collect(valid)
+        except Error as error:
+            failures.append(error)
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise Several("; ".join(error.msg for error in failures))
+
+    def check_status(self, network: Network, ipam: "IpamDriver") -> None:
+        """Raise NotAvailable unless the network can take another endpoint."""
+        try:
+            self._driver.check_status(network)
+            with self._store.lock(network.name):
+                pass
+            ipam.check_status()
+        except StateFailure as error:
+            raise NotAvailable(error.msg, details=error.details) from None
+
+    def delete_network(self, network: Network) -> None:
+        """Remove what the network's endpoints shared. Raises NotAvailable while it has any."""
+        with self._store.lock(network.name):
+            keys = self._store.keys(network.name)
+            if keys:
+                raise NotAvailable(
+                    f'network "{network.name}" has {len(keys)} endpoints, {keys[0]} among them'
+                )
+            self._driver.delete_network(network)
+
+    def _clear_leftover(
+        self, network: Network, key: EndpointKey, netns: Netns, ipam: "IpamDriver"
+    ) -> None:
+        """Undo what a killed attach of the same endpoint left; refuse where it lives."""
+        endpoint = self.endpoint(network.name, key)
+        if endpoint is None:
+            return
+        same = endpoint.netns_inode == netns.inode
+        if same and self._driver.joined(endpoint, netns):
+            raise InterfaceExists(
+                f'"{key.ifname}" of {key.container_id} is already on network "{network.name}"',
+                details="DEL the attachment before it is added again",
+            )
+        self.detach(network.name, key, netns if same else None, ipam)

@@ -1,0 +1,464 @@
+"""Endpoints are veth pairs whose host end is a port of one Linux bridge."""
+
+from errno import EEXIST
+from posix import urandom
+from time import monotonic, sleep
+
+from cnm_core.config.bridge import BridgeConfig, bridge_config
+from cnm_core.errors import (
+    Error,
+    InterfaceExists,
+    InvalidNetworkConfig,
+    KernelRefused,
+    NotAvailable,
+    UnsupportedField,
+)
+from cnm_core.inet import Address, format_mac, to_int, to_ip
+from cnm_core.kernel import address, link, route, sysctl
+from cnm_core.kernel.link import Link
+from cnm_core.kernel.netlink import Socket
+from cnm_core.kernel.netns import Netns
+from cnm_core.model import (
+    Addressing,
+    Attachment,
+    Drift,
+    Endpoint,
+    EndpointKey,
+    Interface,
+    Lease,
+    Network,
+    Route,
+    gateways,
+)
+
+_DAD_SECONDS = 5
+_DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
+
+
+class Bridge:
+    """The driver for one call: it keeps a socket, and the bridge once it has been seen."""
+
+    options = staticmethod(bridge_config)
+
+    def __init__(self) -> None:
+        self._host = Socket()
+        self._bridge: Link | None = None
+
+    def validate(self, network: Network) -> None:
+        """Refuse options that cannot go together, and a name that is not a bridge's."""
+        options = _options(network)
+        _refuse_contradictions(options, network)
+        self._bridge = link.find(self._host, options.bridge)
+        if self._bridge is not None and self._bridge.kind != "bridge":
+            raise InvalidNetworkConfig(
+                f'bridge: link "{options.bridge}" exists and is {_kind(self._bridge)}',
+                details="choose another name, or remove that link",
+            )
+
+    def complete(self, network: Network, addressing: Addressing) -> Addressing:
+        """Gateways that the pool left out, and the default routes of isDefaultGateway."""
+        options = _options(network)
+        if not _is_gateway(options):
+            return addressing
+        leases = tuple(
+            each if each.gateway else each.replace(gateway=_first_host(each.address))
+            for each in addressing.leases
+        )
+        routes = addressing.routes
+        if options.is_default_gateway:
+            present = {each.destination for each in routes}
+            routes += tuple(
+                Route(default, gateways(leases)[default.version])
+                for default in _DEFAULTS
+                if default.version in gateways(leases) and default not in present
+            )
+        return addressing.replace(leases=leases, routes=routes)
+
+    def create_network(self, network: Network, leases: tuple[Lease, ...]) -> None:
+        """The bridge, up, with its gateway addresses. Adopts a bridge that is there."""
+        options = _options(network)
+        bridge = self._bridge or self._create_bridge(network, options)
+        if not bridge.up:
+            self._host.request(link.set_up(bridge.index, bridge.name))
+        if options.promisc_mode and not bridge.flags & link.IFF_PROMISC:
+            self._host.request(link.set_promiscuous(bridge.index, bridge.name))
+        if _is_gateway(options):
+            self._ensure_gateways(bridge, options, leases)
+        self._bridge = bridge
+
+    def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """A random host end name, and a MAC address unless one was asked for."""
+        return endpoint.replace(host_link=_random_name(), mac=endpoint.mac or _random_mac())
+
+    def join(
+        self, network: Network, endpoint: Endpoint, addressing: Addressing, netns: Netns
+    ) -> Attachment:
+        """The veth pair, its addresses and routes. Raises InterfaceExists, KernelRefused."""
+        options = _options(network)
+        assert self._bridge is not None and endpoint.mac is not None
+        bridge = self._bridge
+        try:
+            answers = self._host.request(
+                link.create_veth(
+                    endpoint.host_link,
+                    mac=_random_mac(),
+                    mtu=options.mtu or bridge.mtu,
+                    master=bridge.index,
+                    peer_name=endpoint.key.ifname,
+                    peer_mac=endpoint.mac,
+                    peer_netns=netns.fd,
+                ),
+                link.get(endpoint.host_link),
+            )
+        except KernelRefused as error:
+            if error.errno == EEXIST and self.joined(endpoint, netns):
+                raise InterfaceExists(
+                    f'interface "{endpoint.key.ifname}" already exists in "{netns.path}"',
+                    details="choose another CNI_IFNAME, or DEL the attachment that has it",
+                ) from None
+            raise
+        try:
+            host_end = link.parse(answers[1])
+            self._configure_port(network, endpoint, host_end, options)
+            with netns:
+                container_end = _configure(endpoint, addressing, options)
+        except BaseException:
+            link.delete_if_present(self._host, endpoint.host_link)
+            raise
+        return Attachment(
+            interfaces=(
+                Interface(bridge.name, format_mac(bridge.mac), bridge.mtu),
+                Interface(host_end.name, format_mac(host_end.mac), host_end.mtu),
+                Interface(
+                    container_end.name, format_mac(container_end.mac), container_end.mtu, netns.path
+                ),
+            ),
+            leases=addressing.leases,
+            lease_interfaces=(2,) * len(addressing.leases),
+            routes=addressing.routes,
+            dns=addressing.dns,
+        )
+
+    def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
+        """Delete the pair by its host end; by its container end where that is unknown or gone."""
+        if endpoint is not None and link.delete_if_present(self._host, endpoint.host_link):
+            return
+        if netns is None or (endpoint is not None and endpoint.netns_inode != netns.inode):
+            return  # the namespace is gone, or the path means another by now: so is the pair
+        with netns:
+            inside = Socket()
+            found = link.find(inside, key.ifname)
+            if found is not None and found.kind == "veth":
+                link.delete_if_present(inside, key.ifname)
+            inside.close()
+
+    def joined(self, endpoint: Endpoint, netns: Netns) -> bool:
+        """Whether the sandbox has an interface of that name."""
+        with netns:
+            inside = Socket()
+            found = link.find(inside, endpoint.key.ifname)
+            inside.close()
+        return found is not None
+
+    def drift(
+        self,
+        network: Network,
+        key: EndpointKey,
+        endpoint: Endpoint | None,
+        attachment: Attachment,
+        netns: Netns,
+    ) -> list[Drift]:
+        """Bridge, port, container end, addresses and routes, as the previous result has them."""
+        options = _options(network)
+        leases = attachment.leases if endpoint is None else endpoint.addressing.leases
+        found = self._bridge_drift(options, leases)
+        host_link = endpoint.host_link if endpoint else _host_end(attachment, options)
+        found += self._port_drift(options, host_link)
+        with netns:
+            return found + _container_drift(key, attachment, netns)
+
+    def check_status(self, network: Network) -> None:
+        """Whether the bridge's name is free, or a bridge's."""
+        try:
+            self.validate(network)
+        except InvalidNetworkConfig as error:
+            raise NotAvailable(error.msg, details=error.details) from None
+
+    def delete_network(self, network: Network) -> None:
+        """Delete the bridge if this network made it."""
+        options = _options(network)
+        bridge = link.find(self._host, options.bridge)
+        if bridge is not None and bridge.alias == _alias(network.name):
+            link.delete_if_present(self._host, bridge.name)
+
+    def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
+        try:
+            self._host.request(link.create_bridge(options.bridge, _random_mac(), options.mtu))
+            sysctl.set_if_present("0", "net", "ipv6", "conf", options.bridge, "accept_ra")
+            self._host.request(link.set_alias(options.bridge, _alias(network.name)))
+        except KernelRefused as error:
+            if error.errno != EEXIST:  # another network of the same bridge was faster
+                raise
+        return link.parse(self._host.request(link.get(options.bridge))[0])
+
+    def _ensure_gateways(
+        self, bridge: Link, options: BridgeConfig, leases: tuple[Lease, ...]
+    ) -> None:
+        present = address.list_of(self._host, bridge.index)
+        for lease in leases:
+            assert lease.gateway is not None
+            wanted = Address(lease.gateway, lease.address.prefix)
+            _enable_forwarding(wanted.version)
+            if any(each.address == wanted for each in present):
+                continue
+            for each in present:
+                if not _conflicts(each, wanted):
+                    continue
+                if not options.force_address:
+                    raise InvalidNetworkConfig(
+                        f'bridge: "{bridge.name}" already has an IP address different from '
+                        f"{wanted}: {each.address}",
+                        details="use another bridge for this network, or forceAddress: true",
+                    )
+                self._host.request(address.delete(bridge.index, each.address))
+            try:
+                self._host.request(address.add(bridge.index, wanted))
+            except KernelRefused as error:
+                if error.errno != EEXIST:  # another network of the same bridge was faster
+                    raise
+
+    def _configure_port(
+        self, network: Network, endpoint: Endpoint, host_end: Link, options: BridgeConfig
+    ) -> None:
+        requests = [link.set_alias(host_end.name, f"{_alias(network.name)} {endpoint.key}"[:255])]
+        if options.hairpin_mode or options.port_isolation:
+            requests.append(
+                link.set_port(
+                    host_end.index,
+                    host_end.name,
+                    hairpin=options.hairpin_mode,
+                    isolated=options.port_isolation,
+                )
+            )
+        self._host.request(*requests)
+        sysctl.set_if_present("0", "net", "ipv6", "conf", host_end.name, "accept_ra")
+
+    def _bridge_drift(self, options: BridgeConfig, leases: tuple[Lease, ...]) -> list[Drift]:
+        bridge = link.find(self._host, options.bridge)
+        what = f"bridge {options.bridge}"
+        if bridge is None or bridge.kind != "bridge":
+            return [Drift(what, "a bridge", bridge.kind if bridge else "no such link")]
+        self._bridge = bridge
+        found = [] if bridge.up else [Drift(what, "up", "down")]
+        if options.promisc_mode and not bridge.flags & link.IFF_PROMISC:
+            found.append(Drift(what, "promiscuous", "not promiscuous"))
+        if _is_gateway(options):
+            present = [each.address for each in address.list_of(self._host, bridge.index)]
+            for lease in leases:
+                if lease.gateway is None:
+                    continue
+                wanted = Address(lease.gateway, lease.address.prefix)
+                if wanted not in present:
+                    has = ", ".join(map(str, present)) or "no address"
+                    found.append(Drift(f"gateway of {what}", str(wanted), has))
+        return found
+
+    def _port_drift(self, options: BridgeConfig, name: str) -> list[Drift]:
+        port = link.find(self._host, name) if name else None
+        what = f"host end {name}".strip()
+        if port is None:
+            return [Drift(what, "a veth", "no such link")]
+        found = [] if port.up else [Drift(what, "up", "down")]
+        if self._bridge is not None and port.master != self._bridge.index:
+            found.append(Drift(what, f"a port of {options.bridge}", "not a port of it"))
+        if port.hairpin != options.hairpin_mode:
+            found.append(Drift(f"hairpin of {what}", _on(options.hairpin_mode), _on(port.hairpin)))
+        if port.isolated != options.port_isolation:
+            isolation = f"isolation of {what}"
+            found.append(Drift(isolation, _on(options.port_isolation), _on(port.isolated)))
+        return found
+
+
+def _options(network: Network) -> BridgeConfig:
+    assert isinstance(network.options, BridgeConfig)
+    return network.options
+
+
+def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
+    if options.hairpin_mode and options.promisc_mode:
+        raise InvalidNetworkConfig(
+            "hairpinMode: cannot be true with promiscMode: true",
+            details="a promiscuous bridge hands each frame back by itself",
+        )
+    if options.disable_container_interface and network.pool.driver:
+        raise InvalidNetworkConfig(
+            f'disableContainerInterface: cannot be true with ipam.type "{network.pool.driver}"',
+            details="leave out one of the two: a link that is down has no addresses",
+        )
+    if 0 < options.mtu < 68:
+        raise InvalidNetworkConfig(
+            f"mtu: must be 0 or from 68 to 65535, got {options.mtu}",
+            details="leave mtu out to take the bridge's",
+        )
+    for key, value in (
+        ("ipMasq", options.ip_masq),
+        ("macspoofchk", options.macspoofchk),
+        ("vlan", options.vlan),
+        ("vlanTrunk", bool(options.vlan_trunk)),
+    ):
+        if value:
+            text = str(value).lower()
+            raise UnsupportedField(f"{key}: {text} is not supported yet", details="leave it out")
+
+
+def _kind(of: Link) -> str:
+    return f"of kind {of.kind}" if of.kind else "a device of its own"
+
+
+def _is_gateway(options: BridgeConfig) -> bool:
+    return options.is_gateway or options.is_default_gateway
+
+
+def _alias(network: str) -> str:
+    return f"cnm {network}"
+
+
+def _first_host(of: Address) -> bytes:
+    return to_ip(to_int(of.network.ip) + 1, len(of.ip))
+
+
+def _random_name() -> str:
+    return "veth" + urandom(4).hex()
+
+
+def _random_mac() -> bytes:
+    """A unicast address of the locally administered kind (IEEE 802, section 8.4)."""
+    first, *rest = urandom(6)
+    return bytes([first & 0xFC | 0x02, *rest])
+
+
+def _conflicts(present: address.LinkAddress, wanted: Address) -> bool:
+    """Whether a bridge address stands in the way, by the Go plugin's rule.
+
+    That is any other IPv4 address, and an IPv6 address of an overlapping subnet.
+    """
+    if present.address.version != wanted.version or present.scope == address.RT_SCOPE_LINK:
+        return False
+    if wanted.version == 4:
+        return True
+    return present.address.ip in wanted or wanted.ip in present.address
+
+
+def _enable_forwarding(version: int) -> None:
+    family = ("ipv4", "ip_forward") if version == 4 else ("ipv6", "conf", "all", "forwarding")
+    if sysctl.get("net", *family) != "1":
+        sysctl.set_to("1", "net", *family)
+
+
+def _configure(endpoint: Endpoint, addressing: Addressing, options: BridgeConfig) -> Link:
+    """Address the container end, from inside its namespace; the link as it is then."""
+    name = endpoint.key.ifname
+    inside = Socket()
+    if any(lease.address.version == 6 for lease in addressing.leases):
+        _enable_ipv6(name)
+    if not options.enabledad:
+        sysctl.set_if_present("0", "net", "ipv6", "conf", name, "accept_dad")
+    found = link.parse(inside.request(link.get(name))[0])
+    if not options.disable_container_interface:
+        first = gateways(addressing.leases)
+        inside.request(
+            *(
+                address.add(found.index, lease.address, dad=options.enabledad)
+                for lease in addressing.leases
+            ),
+            link.set_up(found.index, name),
+            *(route.add(found.index, _resolved(each, first)) for each in addressing.routes),
+        )
+        if options.enabledad:
+            _wait_for_dad(inside, found)
+    inside.close()
+    return found
+
+
+def _resolved(wanted: Route, first: dict[int, bytes]) -> Route:
+    """A route with the gateway of its family, where it names none and none is meant by scope."""
+    if wanted.gateway is not None or wanted.scope in (
+        address.RT_SCOPE_LINK,
+        address.RT_SCOPE_HOST,
+    ):
+        return wanted
+    return wanted.replace(gateway=first.get(wanted.destination.version))
+
+
+def _enable_ipv6(name: str) -> None:
+    for each in ("lo", name):
+        if sysctl.get("net", "ipv6", "conf", each, "disable_ipv6") != "0":
+            sysctl.set_to("0", "net", "ipv6", "conf", each, "disable_ipv6")
+    sysctl.set_to("1", "net", "ipv6", "conf", name, "keep_addr_on_down")
+
+
+def _wait_for_dad(inside: Socket, container_end: Link) -> None:
+    """Wait until no address is tentative. Raises Error for a duplicate."""
+    deadline = monotonic() + _DAD_SECONDS
+    while True:
+        present = address.list_of(inside, container_end.index)
+        for each in present:
+            if each.flags & address.IFA_F_DADFAILED:
+                raise Error(f"{each.address} of {container_end.name} is in use on the network")
+        if not any(each.flags & address.IFA_F_TENTATIVE for each in present):
+            return
+        if monotonic() > deadline:
+            raise Error(f"duplicate address detection took more than {_DAD_SECONDS} s")
+        sleep(0.01)
+
+
+def _on(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _host_end(attachment: Attachment, options: BridgeConfig) -> str:
+    """The host end's name in a previous result: a link of the host that is not the bridge."""
+    names = [each.name for each in attachment.interfaces if not each.sandbox]
+    return next((name for name in names if name.partition(".")[0] != options.bridge), "")
+
+
+def _container_drift(key: EndpointKey, attachment: Attachment, netns: Netns) -> list[Drift]:
+    """The sandbox's side, from inside its namespace."""
+    inside = Socket()
+    container_end = link.find(inside, key.ifname)
+    what = f"container end {key.ifname}"
+    if container_end is None:
+        return [Drift(what, "a veth", "no such link")]
+    if container_end.kind != "veth":
+        return [Drift(what, "a veth", container_end.kind or "another link")]
+    found = []
+    for index, interface in enumerate(attachment.interfaces):
+        if interface.name != key.ifname or interface.sandbox != netns.path:
+            continue
+        if interface.mac and interface.mac.lower() != format_mac(container_end.mac):
+            found.append(Drift(f"MAC of {what}", interface.mac, format_mac(container_end.mac)))
+        present = [each.address for each in address.list_of(inside, container_end.index)]
+        owned = zip(attachment.leases, attachment.lease_interfaces, strict=False)
+        for lease, owner in owned:
+            if owner == index and lease.address not in present:
+                has = ", ".join(map(str, present)) or "no address"
+                found.append(Drift(f"addresses of {what}", str(lease.address), has))
+    first = gateways(attachment.leases)
+    routes = route.list_of(inside, container_end.index) if attachment.routes else []
+    for wanted in attachment.routes:
+        resolved = _resolved(wanted, first)
+        if not any(_serves(each, resolved) for each in routes):
+            found.append(Drift(f"routes of {what}", route.describe(resolved), "no such route"))
+    inside.close()
+    return found
+
+
+def _serves(present: Route, wanted: Route) -> bool:
+    """Whether a route of the kernel is the wanted one; default routes may go another way."""
+    if present.destination != wanted.destination:
+        return False
+    if wanted.destination.prefix and wanted.gateway and present.gateway != wanted.gateway:
+        return False
+    table = route.RT_TABLE_MAIN if wanted.table is None else wanted.table
+    priority_matches = wanted.priority is None or present.priority == wanted.priority
+    return present.table == table and priority_matches

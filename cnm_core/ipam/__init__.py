@@ -1,0 +1,51 @@
+"""IPAM drivers: who gives addresses to endpoints.
+
+A driver is made for one network and answers request, release, drift, collect and
+check_status; `cnm_core.ipam.find` picks it by the configuration's `ipam.type`.
+"""
+
+from cnm_core.model import Addressing, Drift, EndpointKey, Lease
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Protocol
+
+    class IpamDriver(Protocol):
+        """What the controller asks of an IPAM driver."""
+
+        def request(self, key: EndpointKey) -> Addressing:
+            """Allocate addresses for an endpoint; PoolExhausted, AddressInUse."""
+
+        def release(self, key: EndpointKey) -> None:
+            """Free the addresses of an endpoint; it may have none."""
+
+        def drift(self, key: EndpointKey, leases: "Collection[Lease]") -> list[Drift]:
+            """How the allocations differ from the leases that the endpoint has."""
+
+        def collect(self, valid: "Collection[EndpointKey]") -> None:
+            """Free the addresses of every endpoint that is not among the valid ones."""
+
+        def check_status(self) -> None:
+            """Raise NotAvailable unless a request can be served."""
+
+
+class NoIpam:
+    """For layer 2 networks: no addresses."""
+
+    def request(self, key: EndpointKey) -> Addressing:
+        """No addresses."""
+        return Addressing()
+
+    def release(self, key: EndpointKey) -> None:
+        """Nothing to free."""
+
+    def drift(self, key: EndpointKey, leases: "Collection[Lease]") -> list[Drift]:
+        """Nothing can differ."""
+        return []
+
+    def collect(self, valid: "Collection[EndpointKey]") -> None:
+        """Nothing to free."""
+
+    def check_status(self) -> None:
+        """Always ready."""

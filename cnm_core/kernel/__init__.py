@@ -1,0 +1,1 @@
+"""What the kernel is asked, and how. Knows nothing of CNI or of the network model."""

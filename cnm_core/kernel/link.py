@@ -1,0 +1,198 @@
+"""Links: bridges, veth pairs and their ports (include/uapi/linux/if_link.h)."""
+
+from _struct import Struct
+from errno import ENODEV
+
+from cnm_core.errors import KernelRefused
+from cnm_core.kernel.netlink import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    U32,
+    Request,
+    Socket,
+    attribute,
+    attributes,
+    nested,
+    string,
+    text_of,
+    u8,
+    u32,
+)
+from cnm_core.record import Record
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+IFF_UP, IFF_LOOPBACK, IFF_PROMISC = 0x1, 0x8, 0x100
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 10, 12
+IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 28, 29
+IFLA_LINK, IFLA_IFALIAS = 5, 20
+IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_DATA = 1, 2, 5
+VETH_INFO_PEER = 1
+IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
+RTEXT_FILTER_SKIP_STATS = 8
+AF_BRIDGE = 7
+
+_IFINFOMSG = Struct("=BxHiII")
+_DUMP_STATS_OFF = u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+
+
+class Link(Record):
+    """A link as the kernel reports it. `mac` is "" where the link has none.
+
+    `master` is the index of the bridge that the link is a port of, 0 for none;
+    `hairpin` and `isolated` are that port's flags.
+    """
+
+    index: int
+    name: str
+    kind: str
+    mac: bytes
+    mtu: int
+    flags: int
+    master: int
+    alias: str
+    hairpin: bool = False
+    isolated: bool = False
+
+    @property
+    def up(self) -> bool:
+        """Whether the link is administratively up."""
+        return bool(self.flags & IFF_UP)
+
+
+def _info(index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> bytes:
+    return _IFINFOMSG.pack(family, 0, index, flags, change)
+
+
+def parse(message: bytes) -> Link:
+    """The link in the body of an RTM_NEWLINK message."""
+    _, _, index, flags, _ = _IFINFOMSG.unpack_from(message)
+    found = attributes(message, 16)
+    info = attributes(found.get(IFLA_LINKINFO, b""))
+    port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b""))
+    return Link(
+        index=index,
+        name=text_of(found[IFLA_IFNAME]),
+        kind=text_of(info.get(IFLA_INFO_KIND, b"")),
+        mac=found.get(IFLA_ADDRESS, b""),
+        mtu=U32.unpack(found[IFLA_MTU])[0],
+        flags=flags,
+        master=U32.unpack(found[IFLA_MASTER])[0] if IFLA_MASTER in found else 0,
+        alias=text_of(found.get(IFLA_IFALIAS, b"")),
+        hairpin=port.get(IFLA_BRPORT_MODE, b"\0") != b"\0",
+        isolated=port.get(IFLA_BRPORT_ISOLATED, b"\0") != b"\0",
+    )
+
+
+def get(name: str) -> Request:
+    """Ask for the link of that name."""
+    body = _info() + string(IFLA_IFNAME, name) + _DUMP_STATS_OFF
+    return Request(RTM_GETLINK, NLM_F_ACK, body, f'find link "{name}"')
+
+
+def find(socket: Socket, name: str) -> Link | None:
+    """The link of that name, or None."""
+    try:
+        return parse(socket.request(get(name))[0])
+    except KernelRefused as error:
+        if error.errno == ENODEV:
+            return None
+        raise
+
+
+def list_links(socket: Socket) -> list[Link]:
+    """Every link of the socket's namespace."""
+    request = Request(RTM_GETLINK, NLM_F_DUMP, _info() + _DUMP_STATS_OFF, "list links")
+    return [parse(message) for message in socket.dump(request)]
+
+
+def create_bridge(name: str, mac: bytes, mtu: int) -> Request:
+    """Make a bridge that is up and keeps its MAC address whatever its ports are.
+
+    The address is given at creation, so that the bridge does not take its lowest port's
+    (br_stp_recalculate_bridge_id) and systemd-udev leaves it alone. `mtu` 0 leaves it
+    to the kernel.
+    """
+    body = _info(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, name)
+    body += attribute(IFLA_ADDRESS, mac) + (u32(IFLA_MTU, mtu) if mtu else b"")
+    body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "bridge"))
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+    return Request(RTM_NEWLINK, flags, body, f'create bridge "{name}"')
+
+
+def create_veth(
+    name: str,
+    *,
+    mac: bytes,
+    mtu: int,
+    master: int,
+    peer_name: str,
+    peer_mac: bytes,
+    peer_netns: int,
+) -> Request:
+    """Make a veth pair in one message: the peer born in another namespace with its name.
+
+    `peer_netns` is an open file of that namespace, `master` the index of the bridge that
+    the near end becomes a port of; the near end comes up at once. IFF_UP for the peer in
+    the same message fails with ENOTCONN (veth_newlink has no carrier yet): it is set up
+    from inside.
+    """
+    peer = _info() + string(IFLA_IFNAME, peer_name) + attribute(IFLA_ADDRESS, peer_mac)
+    peer += u32(IFLA_MTU, mtu) + u32(IFLA_NET_NS_FD, peer_netns)
+    data = nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
+    body = _info(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, name)
+    body += attribute(IFLA_ADDRESS, mac) + u32(IFLA_MTU, mtu) + u32(IFLA_MASTER, master)
+    body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "veth"), data)
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+    return Request(
+        RTM_NEWLINK, flags, body, f'create veth pair "{name}" and "{peer_name}" in the sandbox'
+    )
+
+
+def set_up(index: int, name: str) -> Request:
+    """Set a link administratively up."""
+    return Request(RTM_NEWLINK, NLM_F_ACK, _info(index, IFF_UP, IFF_UP), f'set link "{name}" up')
+
+
+def set_down(index: int, name: str) -> Request:
+    """Set a link administratively down."""
+    return Request(RTM_NEWLINK, NLM_F_ACK, _info(index, 0, IFF_UP), f'set link "{name}" down')
+
+
+def set_promiscuous(index: int, name: str) -> Request:
+    """Put a link into promiscuous mode."""
+    body = _info(index, IFF_PROMISC, IFF_PROMISC)
+    return Request(RTM_NEWLINK, NLM_F_ACK, body, f'make link "{name}" promiscuous')
+
+
+def set_alias(name: str, alias: str) -> Request:
+    """Give a link its alias, which `ip link` shows; at most 255 bytes."""
+    body = _info() + string(IFLA_IFNAME, name) + string(IFLA_IFALIAS, alias)
+    return Request(RTM_NEWLINK, NLM_F_ACK, body, f'set the alias of link "{name}"')
+
+
+def set_port(index: int, name: str, *, hairpin: bool, isolated: bool) -> Request:
+    """Set the flags of a bridge port."""
+    port = u8(IFLA_BRPORT_MODE, hairpin) + u8(IFLA_BRPORT_ISOLATED, isolated)
+    # NLA_F_NESTED, or the kernel takes the payload for an old-style port state (br_setlink).
+    body = _info(index, family=AF_BRIDGE) + attribute(IFLA_PROTINFO | NLA_F_NESTED, port)
+    return Request(RTM_SETLINK, NLM_F_ACK, body, f'set the bridge port flags of "{name}"')
+
+
+def delete(name: str) -> Request:
+    """Delete the link of that name, and the other end of a veth with it."""
+    body = _info() + string(IFLA_IFNAME, name)
+    return Request(RTM_DELLINK, NLM_F_ACK, body, f'delete link "{name}"')
+
+
+def delete_if_present(socket: Socket, name: str) -> bool:
+    """Delete the link of that name; False where there was none."""
+    try:
+        socket.request(delete(name))
+    except KernelRefused as error:
+        if error.errno == ENODEV:
+            return False
+        raise
+    return True

@@ -1,0 +1,181 @@
+"""Rtnetlink: messages, attributes, and a socket that reads every answer.
+
+Encodes only what the drivers send; include/uapi/linux/netlink.h and rtnetlink.h have the
+numbers. Several requests go out in one send: the kernel handles them in order, and goes
+on after one that fails (netlink_rcv_skb, net/netlink/af_netlink.c), so that `request`
+reads an answer for each before it raises the first error.
+"""
+
+from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, socket
+from _struct import Struct
+from posix import strerror
+
+from cnm_core.errors import KernelRefused
+from cnm_core.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
+NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
+NLMSG_ERROR, NLMSG_DONE = 0x2, 0x3
+NLMSGERR_ATTR_MSG = 1
+SOL_NETLINK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 11, 12
+NLA_TYPE_MASK, NLA_F_NESTED = 0x3FFF, 0x8000
+
+_HEADER = Struct("=IHHII")
+_ATTRIBUTE = Struct("=HH")
+_I32 = Struct("=i")
+U8, U16, U32 = Struct("=B"), Struct("=H"), Struct("=I")
+_BUFFER = 1 << 18
+
+
+class Request(Record):
+    """One message to the kernel. `what` says in words what it asks for, for the error."""
+
+    kind: int
+    flags: int
+    body: bytes
+    what: str
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """A netlink attribute, padded to four bytes."""
+    return _ATTRIBUTE.pack(len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
+
+
+def nested(kind: int, *attributes: bytes) -> bytes:
+    """An attribute made of attributes.
+
+    Without NLA_F_NESTED: rtnetlink's older attributes do not ask for it, and iproute2
+    leaves it out too.
+    """
+    return attribute(kind, b"".join(attributes))
+
+
+def string(kind: int, text: str) -> bytes:
+    """A zero-terminated string attribute."""
+    return attribute(kind, text.encode() + b"\0")
+
+
+def u32(kind: int, value: int) -> bytes:
+    """A 32-bit attribute in host order."""
+    return attribute(kind, U32.pack(value))
+
+
+def u16(kind: int, value: int) -> bytes:
+    """A 16-bit attribute in host order."""
+    return attribute(kind, U16.pack(value))
+
+
+def u8(kind: int, value: int) -> bytes:
+    """An 8-bit attribute."""
+    return attribute(kind, U8.pack(value))
+
+
+def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
+    """The attributes in a message from an offset on, by kind; of repeated ones the last."""
+    found: dict[int, bytes] = {}
+    while at + 4 <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < 4:
+            break
+        found[kind & NLA_TYPE_MASK] = data[at + 4 : at + length]
+        at += length + (-length % 4)
+    return found
+
+
+def text_of(payload: bytes) -> str:
+    """The text of a zero-terminated string attribute."""
+    return payload.rstrip(b"\0").decode("utf-8", "replace")
+
+
+def encode(request: Request, sequence: int) -> bytes:
+    """The bytes of a request, header first."""
+    flags = request.flags | NLM_F_REQUEST
+    return _HEADER.pack(len(request.body) + 16, request.kind, flags, sequence, 0) + request.body
+
+
+class Socket:
+    """A netlink socket in the namespace where it was opened; it stays there."""
+
+    def __init__(self, protocol: int = 0) -> None:
+        self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def request(self, *requests: Request) -> list[bytes]:
+        """Send the requests together; the first message that each got back, b"" for none.
+
+        Raises KernelRefused for the first that failed, when all have been answered.
+        """
+        first = self._sequence + 1
+        self._send(requests)
+        answers = [b""] * len(requests)
+        failure = None
+        waiting = len(requests)
+        while waiting:
+            for kind, flags, sequence, body in self._receive():
+                index = sequence - first
+                if not 0 <= index < len(requests):
+                    continue
+                if kind != NLMSG_ERROR:
+                    answers[index] = answers[index] or body
+                    continue
+                waiting -= 1
+                errno = -_I32.unpack_from(body)[0]
+                if errno and failure is None:
+                    failure = _refused(errno, requests[index], flags, body)
+        if failure is not None:
+            raise failure
+        return answers
+
+    def dump(self, request: Request) -> list[bytes]:
+        """Send a request for a dump; the messages that it got back."""
+        self._send((request,))
+        found: list[bytes] = []
+        while True:
+            for kind, flags, sequence, body in self._receive():
+                if sequence != self._sequence:
+                    continue
+                if kind not in (NLMSG_ERROR, NLMSG_DONE):
+                    found.append(body)
+                    continue
+                errno = -_I32.unpack_from(body)[0]
+                if errno:
+                    raise _refused(errno, request, flags, body)
+                return found
+
+    def _send(self, requests: "tuple[Request, ...]") -> None:
+        out = []
+        for request in requests:
+            self._sequence += 1
+            out.append(encode(request, self._sequence))
+        self._socket.send(b"".join(out))
+
+    def _receive(self) -> "Iterator[tuple[int, int, int, bytes]]":
+        data = self._socket.recv(_BUFFER)
+        at = 0
+        while at + 16 <= len(data):
+            length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
+            yield kind, flags, sequence, data[at + 16 : at + length]
+            at += length + (-length % 4)
+
+
+def _refused(errno: int, request: Request, flags: int, body: bytes) -> KernelRefused:
+    """The error for a negative answer, with the kernel's own explanation where it gave one."""
+    reason = strerror(errno)
+    if flags & NLM_F_ACK_TLVS:
+        # struct nlmsgerr: the error, then the request's header, and its body unless capped.
+        echoed = U32.unpack_from(body, 4)[0] if not flags & NLM_F_CAPPED else 16
+        extended = attributes(body, 4 + echoed + (-echoed % 4))
+        if NLMSGERR_ATTR_MSG in extended:
+            reason = f"{text_of(extended[NLMSGERR_ATTR_MSG])} ({reason})"
+    return KernelRefused(errno, f"cannot {request.what}: {reason}")

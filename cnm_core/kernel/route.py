@@ -1,0 +1,104 @@
+"""Routes (include/uapi/linux/rtnetlink.h)."""
+
+from _socket import AF_INET, AF_INET6
+from _struct import Struct
+
+from cnm_core.inet import Address, format_ip
+from cnm_core.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    U32,
+    Request,
+    Socket,
+    attribute,
+    attributes,
+    nested,
+    u32,
+)
+from cnm_core.model import Route
+
+RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_TABLE = 1, 4, 5, 6, 8, 15
+RTAX_MTU, RTAX_ADVMSS = 2, 8
+RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_KERNEL, RTN_UNICAST = 254, 3, 2, 1
+RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
+
+_RTMSG = Struct("=BBBBBBBBI")
+
+
+def add(index: int, route: Route) -> Request:
+    """Add a route through a link. A route without gateway reaches its hosts on the link."""
+    to = route.destination
+    scope = route.scope
+    if scope is None:
+        scope = RT_SCOPE_LINK if route.gateway is None and to.version == 4 else RT_SCOPE_UNIVERSE
+    table = RT_TABLE_MAIN if route.table is None else route.table
+    family = AF_INET if to.version == 4 else AF_INET6
+    body = _RTMSG.pack(
+        family, to.prefix, 0, 0, table if table < 256 else 0, RTPROT_BOOT, scope, RTN_UNICAST, 0
+    )
+    if to.prefix:
+        body += attribute(RTA_DST, to.ip)
+    body += u32(RTA_OIF, index)
+    if route.gateway is not None:
+        body += attribute(RTA_GATEWAY, route.gateway)
+    if route.priority is not None:
+        body += u32(RTA_PRIORITY, route.priority)
+    if table > 255:
+        body += u32(RTA_TABLE, table)
+    metrics = b"".join(
+        u32(kind, value)
+        for kind, value in ((RTAX_MTU, route.mtu), (RTAX_ADVMSS, route.advmss))
+        if value is not None
+    )
+    if metrics:
+        body += nested(RTA_METRICS, metrics)
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+    return Request(RTM_NEWROUTE, flags, body, f"add route {describe(route)}")
+
+
+def describe(route: Route) -> str:
+    """A route in words."""
+    via = f" via {format_ip(route.gateway)}" if route.gateway else ""
+    table = f" in table {route.table}" if route.table is not None else ""
+    return f"{route.destination}{via}{table}"
+
+
+def list_of(socket: Socket, index: int) -> list[Route]:
+    """The unicast routes through a link in every table, both families."""
+    found = []
+    for family in (AF_INET, AF_INET6):
+        body = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+        request = Request(RTM_GETROUTE, NLM_F_DUMP, body, "list routes")
+        for message in socket.dump(request):
+            route = _parse(message, index)
+            if route is not None:
+                found.append(route)
+    return found
+
+
+def _parse(message: bytes, index: int) -> Route | None:
+    family, prefix, _, _, table, _, scope, kind, _ = _RTMSG.unpack_from(message)
+    values = attributes(message, 12)
+    if kind != RTN_UNICAST or values.get(RTA_OIF) != U32.pack(index):
+        return None
+    numbers = {
+        kind: U32.unpack(values[kind])[0] for kind in (RTA_TABLE, RTA_PRIORITY) if kind in values
+    }
+    metrics = {
+        kind: U32.unpack(value)[0]
+        for kind, value in attributes(values.get(RTA_METRICS, b"")).items()
+        if len(value) == 4
+    }
+    zero = bytes(4 if family == AF_INET else 16)
+    return Route(
+        destination=Address(values.get(RTA_DST, zero), prefix),
+        gateway=values.get(RTA_GATEWAY),
+        mtu=metrics.get(RTAX_MTU),
+        advmss=metrics.get(RTAX_ADVMSS),
+        priority=numbers.get(RTA_PRIORITY),
+        table=numbers.get(RTA_TABLE, table),
+        scope=scope,
+    )

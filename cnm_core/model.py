@@ -1,0 +1,141 @@
+"""The Container Network Model: what networks, endpoints and sandboxes are. No I/O."""
+
+from cnm_core.inet import Address
+from cnm_core.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Route(Record):
+    """A route of a sandbox, as in the CNI result's `routes` (spec 1.1.0).
+
+    `gateway` None means the endpoint's gateway of the same family, or the link itself.
+    `advmss` is in bytes; `table`, `scope` and `priority` (the metric) are the
+    kernel's rtm_table, rtm_scope and RTA_PRIORITY.
+    """
+
+    destination: Address
+    gateway: bytes | None = None
+    mtu: int | None = None
+    advmss: int | None = None
+    priority: int | None = None
+    table: int | None = None
+    scope: int | None = None
+
+
+class Dns(Record):
+    """Resolver settings that a runtime hands to the container."""
+
+    nameservers: tuple[str, ...] = ()
+    domain: str = ""
+    search: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+class Lease(Record):
+    """An address that an IPAM driver gave to an endpoint, with the gateway of its pool."""
+
+    address: Address
+    gateway: bytes | None = None
+
+
+class Addressing(Record):
+    """All that an IPAM driver gave for an endpoint."""
+
+    leases: tuple[Lease, ...] = ()
+    routes: tuple[Route, ...] = ()
+    dns: Dns = Dns()
+
+
+class Interface(Record):
+    """A link of an endpoint. `sandbox` is a netns path, or "" for a link of the host."""
+
+    name: str
+    mac: str = ""
+    mtu: int | None = None
+    sandbox: str = ""
+
+
+class Attachment(Record):
+    """What an endpoint looks like once joined: the content of a CNI result.
+
+    `lease_interfaces` has, for each lease, the index into `interfaces` of the link
+    that carries it, or None.
+    """
+
+    interfaces: tuple[Interface, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    lease_interfaces: tuple[int | None, ...] = ()
+    routes: tuple[Route, ...] = ()
+    dns: Dns = Dns()
+
+
+class Pool(Record):
+    """Where a network's addresses come from, as much as giving them back needs to know.
+
+    `driver` is the configuration's `ipam.type`, "" for none; `data_dir` host-local's.
+    """
+
+    driver: str = ""
+    data_dir: str = ""
+
+
+class Network(Record):
+    """A network: its name, where its addresses come from, and its driver's options.
+
+    `options` is the driver's own record type from cnm_core.config.
+    """
+
+    name: str
+    pool: Pool = Pool()
+    options: object = None
+
+
+class EndpointKey(Record):
+    """What tells the endpoints of one network apart: CNI's (container ID, interface name)."""
+
+    container_id: str
+    ifname: str
+
+    def __str__(self) -> str:
+        return f"{self.container_id}:{self.ifname}"
+
+
+class Endpoint(Record):
+    """One sandbox's place on one network, and what was made for it.
+
+    `host_link` is the name of the link in the host's namespace, "" where a driver
+    makes none. `netns_inode` tells whether a netns path still means the same namespace.
+    """
+
+    network: str
+    key: EndpointKey
+    netns: str
+    netns_inode: int = 0
+    boot_id: str = ""
+    host_link: str = ""
+    mac: bytes | None = None
+    pool: Pool = Pool()
+    addressing: Addressing = Addressing()
+
+
+class Drift(Record):
+    """A difference between what was made and what is there."""
+
+    what: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: expected {self.expected}, found {self.found}"
+
+
+def gateways(leases: "Iterable[Lease]") -> dict[int, bytes]:
+    """The first gateway of each IP version (4, 6) among the leases."""
+    first: dict[int, bytes] = {}
+    for lease in leases:
+        if lease.gateway is not None:
+            first.setdefault(lease.address.version, lease.gateway)
+    return first

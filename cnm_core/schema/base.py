@@ -1,0 +1,89 @@
+"""What every configuration model shares, and the words for what is wrong with one."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from cnm_core import json
+from cnm_core.config import formats
+
+
+def _meaning(check: Callable[[str], Any]) -> AfterValidator:
+    """A check of cnm_core.config.formats, which the generated decoders call by its name."""
+    return AfterValidator(check)
+
+
+def _whole(low: int, high: int) -> tuple[Any, ...]:
+    """A whole number from low to high, refused in one sentence whatever is wrong with it."""
+
+    def check(value: Any) -> Any:
+        if type(value) is int and low <= value <= high:
+            return value
+        raise ValueError(f"must be a whole number from {low} to {high}, got {json.shorten(value)}")
+
+    return Ge(low), Le(high), BeforeValidator(check)
+
+
+Name = Annotated[str, _meaning(formats.name)]
+InterfaceName = Annotated[str, _meaning(formats.interface_name)]
+Ip = Annotated[str, _meaning(formats.ip)]
+Subnet = Annotated[str, _meaning(formats.subnet)]
+Mac = Annotated[str, _meaning(formats.mac)]
+Directory = Annotated[str, _meaning(formats.directory)]
+Mtu = Annotated[int, *_whole(0, 65535)]
+Uint32 = Annotated[int, *_whole(0, 2**32 - 1)]
+Uint8 = Annotated[int, *_whole(0, 255)]
+
+
+class ConfigModel(BaseModel):
+    """An object of a configuration. Unknown keys are left to others, as CNI wants it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _absent(cls, document: Any) -> Any:
+        """Treat null and "" as absent, as Go's decoder does for the peers' configurations."""
+        if not isinstance(document, dict):
+            return document
+        return {key: value for key, value in document.items() if value is not None and value != ""}
+
+
+def place_of(location: tuple[int | str, ...]) -> str:
+    """The place of a problem, as in `ipam.ranges[0][1].subnet`."""
+    text = ""
+    for step in location:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
+
+
+def explain(failure: ValidationError) -> list[str]:
+    """Every problem of a configuration, in the words that a plugin has for it."""
+    return [f"{place_of(error['loc'])}: {_problem(error)}" for error in failure.errors()]
+
+
+_EXPECTED = {
+    "string_type": "a string",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+}
+
+
+def _problem(error: ErrorDetails) -> str:
+    if error["type"] == "missing":
+        return "is missing"
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    return f"must be {_EXPECTED[error['type']]}, got {json.shorten(error['input'])}"

@@ -1,0 +1,28 @@
+"""The bridge plugin's keys."""
+
+from pydantic import Field
+
+from cnm_core.schema.base import ConfigModel, InterfaceName, Mtu
+
+
+class BridgeConfig(ConfigModel):
+    """A Linux bridge with one veth pair for each endpoint."""
+
+    bridge: InterfaceName = Field("cni0", description="the bridge; made when it is missing")
+    isGateway: bool = Field(False, description="give the pool's gateway address to the bridge")
+    isDefaultGateway: bool = Field(
+        False, description="isGateway, and a default route through it in the container"
+    )
+    forceAddress: bool = Field(False, description="replace other addresses of the bridge")
+    mtu: Mtu = Field(0, description="MTU of bridge and veth; 0 for the bridge's own, or 1500")
+    hairpinMode: bool = Field(False, description="let a port send to itself")
+    promiscMode: bool = Field(False, description="put the bridge into promiscuous mode")
+    portIsolation: bool = Field(False, description="keep the network's containers apart")
+    enabledad: bool = Field(False, description="wait for IPv6 duplicate address detection")
+    disableContainerInterface: bool = Field(
+        False, description="leave the container end down and without addresses"
+    )
+    ipMasq: bool = Field(False, description="masquerade what leaves the network; not yet")
+    macspoofchk: bool = Field(False, description="drop frames with foreign sources; not yet")
+    vlan: Mtu = Field(0, description="VLAN of the port; not yet")
+    vlanTrunk: list[dict[str, object]] = Field([], description="VLANs of the port; not yet")

@@ -1,0 +1,294 @@
+"""Allocated addresses in host-local's own files, with an index that makes each step flat.
+
+The files are the truth and the Go plugin's format, under its lock, so that both may work
+on one directory: ``<data dir>/<network>/<address>`` holds the owner as
+``<container ID>\\r\\n<interface name>``, and ``last_reserved_ip.<range set>`` where the next
+search begins.
+
+The index lies beside them in ``<data dir>/.cnm/<network>``: a symbolic link for each owner
+whose target is its addresses, and a bitmap of used addresses for each block of 65,536. It
+is in step with the files exactly when both directories carry the same modification time,
+one that lies in the past: whoever makes or removes a file moves the files' directory to the
+present. So a change by the Go plugin, by hand, or a kill half-way is noticed by two stat
+calls, and the index is built anew from the files.
+"""
+
+from errno import EEXIST, ENOENT, ENOTDIR
+from posix import (
+    O_CLOEXEC,
+    O_CREAT,
+    O_RDWR,
+    close,
+    link,
+    listdir,
+    pread,
+    pwrite,
+    readlink,
+    rmdir,
+    stat,
+    symlink,
+    unlink,
+    urandom,
+    utime,
+)
+from posix import open as open_file
+from time import time_ns
+
+from cnm_core.config import formats
+from cnm_core.inet import format_ip, parse_ip, to_int
+from cnm_core.model import EndpointKey
+from cnm_core.store import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from typing import Self
+
+BLOCK_BITS = 16
+_BLOCK_BYTES = (1 << BLOCK_BITS) // 8
+_NOBODY = EndpointKey("", "")
+
+
+class Allocations:
+    """The allocations of one network, locked while this context manager is entered."""
+
+    def __init__(self, data_dir: str, network: str) -> None:
+        self._files = f"{data_dir}/{network}"
+        self._index = f"{data_dir}/.cnm/{network}"
+        self._claim = f"{data_dir}/.cnm/{network}.claim"
+        self._lock = files.Lock(self._files + "/lock")
+        self._changed = False
+
+    def exists(self) -> bool:
+        """Whether anything was ever allocated on this network."""
+        return _modified(self._files) is not None
+
+    def __enter__(self) -> "Self":
+        files.make_directories(self._files)
+        self._lock.__enter__()
+        try:
+            if _modified(self._files) != _modified(self._index):
+                self._rebuild()
+        except OSError as error:
+            self._lock.__exit__()
+            raise files.failure("index", self._index, error) from None
+        except BaseException:
+            self._lock.__exit__()
+            raise
+        return self
+
+    def __exit__(self, failure: object, *_: object) -> None:
+        try:
+            if self._changed and failure is None:
+                self._stamp()
+        finally:
+            self._lock.__exit__()
+
+    def of(self, owner: EndpointKey) -> list[bytes]:
+        """The addresses of an owner."""
+        try:
+            target = readlink(f"{self._index}/owners/{owner}")
+        except OSError as error:
+            if error.errno == ENOENT:
+                return []
+            raise files.failure("read", f"{self._index}/owners/{owner}", error) from None
+        return [parse_ip(text) for text in target.split(",")]
+
+    def owner_of(self, ip: bytes) -> EndpointKey | None:
+        """The owner of an address: None if it is free, empty where its file names nobody."""
+        content = files.read_text(f"{self._files}/{format_ip(ip)}", 4096)
+        return None if content is None else _owner_in(content)
+
+    def owners(self) -> "Iterator[EndpointKey]":
+        """Every owner; (ID, "") for files of a Go plugin too old to note the interface."""
+        for name in listdir(self._index + "/owners"):
+            container_id, _, ifname = name.partition(":")
+            if container_id:
+                yield EndpointKey(container_id, ifname)
+
+    def ownerless(self) -> list[bytes]:
+        """Addresses whose files name no owner: cut short by a crash, or damaged."""
+        names = listdir(self._index + "/owners")
+        return [parse_ip(name[1:]) for name in names if name.startswith(":")]
+
+    def next_free(self, first: int, last: int, length: int) -> int | None:
+        """The lowest free address from first to last as a number; addresses of `length` bytes."""
+        while first <= last:
+            block, bit = first >> BLOCK_BITS, first & ((1 << BLOCK_BITS) - 1)
+            used = self._read_block(block, length)
+            found = _first_zero(used, bit)
+            if found is not None:
+                free = (block << BLOCK_BITS) + found
+                return free if free <= last else None
+            first = (block + 1) << BLOCK_BITS
+        return None
+
+    def claim(self, ips: "Collection[bytes]", owner: EndpointKey) -> bytes | None:
+        """Give all the addresses to the owner, or none: then the address that was taken.
+
+        A file appears with its owner in it: it is written elsewhere and linked into
+        place, which fails where there is one already.
+        """
+        self._changed = True
+        files.write_whole(self._claim, f"{owner.container_id}\r\n{owner.ifname}")
+        done: list[bytes] = []
+        try:
+            for ip in ips:
+                if not self._link(ip):
+                    self._unlink_all(done)
+                    return ip
+                done.append(ip)
+        finally:
+            files.remove(self._claim)
+        for ip in ips:
+            self._mark(ip, used=True)
+        self._note(owner, ips)
+        return None
+
+    def release(self, owner: EndpointKey) -> list[bytes]:
+        """Free every address of the owner; which they were."""
+        ips = self.of(owner)
+        if ips:
+            self._changed = True
+            self._unlink_all(ip for ip in ips if self.owner_of(ip) == owner)
+            for ip in ips:
+                self._mark(ip, used=False)
+            files.remove(f"{self._index}/owners/{owner}")
+        return ips
+
+    def release_ownerless(self, ip: bytes) -> None:
+        """Free an address whose file names no owner."""
+        self._changed = True
+        self._unlink_all([ip])
+        self._mark(ip, used=False)
+        files.remove(f"{self._index}/owners/:{format_ip(ip)}")
+
+    def last_reserved(self, range_set: int) -> bytes | None:
+        """The address that was given last out of a range set."""
+        content = files.read_text(f"{self._files}/last_reserved_ip.{range_set}", 64)
+        try:
+            return parse_ip(content.strip()) if content else None
+        except ValueError:
+            return None  # cut short by a crash: the search begins at the range's first
+
+    def set_last_reserved(self, range_set: int, ip: bytes) -> None:
+        """Note the address that was given last out of a range set."""
+        self._changed = True
+        files.write_whole(f"{self._files}/last_reserved_ip.{range_set}", format_ip(ip))
+
+    def _link(self, ip: bytes) -> bool:
+        try:
+            link(self._claim, f"{self._files}/{format_ip(ip)}")
+        except OSError as error:
+            if error.errno == EEXIST:
+                return False
+            raise files.failure("claim", f"{self._files}/{format_ip(ip)}", error) from None
+        return True
+
+    def _unlink_all(self, ips: "Iterator[bytes] | list[bytes]") -> None:
+        for ip in ips:
+            files.remove(f"{self._files}/{format_ip(ip)}")
+
+    def _note(self, owner: EndpointKey, ips: "Collection[bytes]") -> None:
+        symlink(",".join(map(format_ip, ips)), f"{self._index}/owners/{owner}")
+
+    def _block_path(self, block: int, length: int) -> str:
+        return f"{self._index}/used/{4 if length == 4 else 6}-{block:x}"
+
+    def _read_block(self, block: int, length: int) -> bytes:
+        try:
+            fd = open_file(self._block_path(block, length), O_RDWR | O_CLOEXEC)
+        except FileNotFoundError:
+            return b""
+        try:
+            return pread(fd, _BLOCK_BYTES, 0)
+        finally:
+            close(fd)
+
+    def _mark(self, ip: bytes, *, used: bool) -> None:
+        block, bit = divmod(to_int(ip), 1 << BLOCK_BITS)
+        fd = open_file(self._block_path(block, len(ip)), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+        try:
+            byte = (pread(fd, 1, bit >> 3) or b"\0")[0]
+            mask = 1 << (bit & 7)
+            pwrite(fd, bytes([byte | mask if used else byte & ~mask]), bit >> 3)
+        finally:
+            close(fd)
+
+    def _rebuild(self) -> None:
+        """Make the index from the files."""
+        self._changed = True
+        _empty(self._index + "/owners")
+        _empty(self._index + "/used")
+        owned: dict[EndpointKey, list[bytes]] = {}
+        blocks: dict[tuple[int, int], bytearray] = {}
+        for name in listdir(self._files):
+            try:
+                ip = parse_ip(name)
+            except ValueError:
+                continue
+            owner = self.owner_of(ip) or _NOBODY
+            if owner is _NOBODY:
+                owner = EndpointKey("", format_ip(ip))
+            owned.setdefault(owner, []).append(ip)
+            block, bit = divmod(to_int(ip), 1 << BLOCK_BITS)
+            bits = blocks.setdefault((block, len(ip)), bytearray(_BLOCK_BYTES))
+            bits[bit >> 3] |= 1 << (bit & 7)
+        for owner, ips in owned.items():
+            self._note(owner, ips)
+        for (block, length), bits in blocks.items():
+            fd = open_file(self._block_path(block, length), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+            pwrite(fd, bits, 0)
+            close(fd)
+
+    def _stamp(self) -> None:
+        """Say that index and files are in step, by one time that no change can set."""
+        past = time_ns() - 2_000_000_000 - to_int(urandom(3))
+        utime(self._index, ns=(past, past))
+        utime(self._files, ns=(past, past))
+
+
+def _modified(path: str) -> int | None:
+    try:
+        return stat(path).st_mtime_ns
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR):
+            return None
+        raise files.failure("read", path, error) from None
+
+
+def _owner_in(content: str) -> EndpointKey:
+    container_id, _, ifname = content.strip().partition("\n")
+    try:
+        container_id = formats.name(container_id.strip())
+        return EndpointKey(container_id, formats.interface_name(ifname) if ifname else "")
+    except ValueError:
+        return _NOBODY
+
+
+def _first_zero(used: bytes, bit: int) -> int | None:
+    """The first bit from `bit` on that is not set; bytes past the end count as zero."""
+    at, below = divmod(bit, 8)
+    first = used[at] if at < len(used) else 0
+    masked = first | ((1 << below) - 1)
+    if masked != 0xFF:
+        return at * 8 + _lowest_zero(masked)
+    rest = used[at + 1 :].lstrip(b"\xff")
+    at = max(len(used), at + 1) - len(rest)
+    if at >= _BLOCK_BYTES:
+        return None
+    return at * 8 + (_lowest_zero(rest[0]) if rest else 0)
+
+
+def _lowest_zero(byte: int) -> int:
+    return (~byte & (byte + 1)).bit_length() - 1
+
+
+def _empty(directory: str) -> None:
+    files.make_directories(directory)
+    for name in listdir(directory):
+        path = f"{directory}/{name}"
+        try:
+            unlink(path)
+        except IsADirectoryError:
+            rmdir(path)

@@ -1,0 +1,123 @@
+"""Records of endpoints: what was made for each, so that it can be undone whatever is lost.
+
+One JSON file an endpoint, ``<directory>/<network>/<container ID>:<interface name>``,
+written before the kernel is changed and removed after. A colon is in neither part.
+"""
+
+from posix import listdir
+
+from cnm_core import json
+from cnm_core.errors import StateFailure
+from cnm_core.inet import (
+    format_ip,
+    format_mac,
+    parse_address,
+    parse_ip,
+    parse_mac,
+)
+from cnm_core.model import Addressing, Endpoint, EndpointKey, Lease, Pool
+from cnm_core.store import files
+
+FORMAT = 1
+_NAME_LIMIT = 240
+
+
+class EndpointStore:
+    """The records of all networks under one directory."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def lock(self, network: str) -> files.Lock:
+        """The network's lock, for changes that concern more than one endpoint."""
+        directory = self._network(network)
+        files.make_directories(directory)
+        return files.Lock(directory + "/.lock")
+
+    def save(self, endpoint: Endpoint) -> None:
+        """Write an endpoint's record. Raises StateFailure."""
+        files.make_directories(self._network(endpoint.network))
+        files.replace(self._path(endpoint.network, endpoint.key), _encode(endpoint))
+
+    def load(self, network: str, key: EndpointKey) -> Endpoint | None:
+        """An endpoint's record, or None. Raises StateFailure where it makes no sense."""
+        path = self._path(network, key)
+        content = files.read_text(path)
+        return None if content is None else _decode(content, path, network, key)
+
+    def remove(self, network: str, key: EndpointKey) -> None:
+        """Forget an endpoint; it may be forgotten already."""
+        files.remove(self._path(network, key))
+
+    def keys(self, network: str) -> list[EndpointKey]:
+        """The endpoints of a network that have records, whole or broken."""
+        try:
+            names = listdir(self._network(network))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise files.failure("list", self._network(network), error) from None
+        parts = [name.partition(":") for name in names if not name.startswith(".")]
+        return [EndpointKey(cid, ifname) for cid, colon, ifname in parts if colon]
+
+    def _network(self, network: str) -> str:
+        return f"{self._directory}/{network}"
+
+    def _path(self, network: str, key: EndpointKey) -> str:
+        if len(key.container_id) > _NAME_LIMIT - 16:
+            raise StateFailure(
+                f'container ID "{key.container_id[:32]}..." is longer than {_NAME_LIMIT - 16} bytes'
+            )
+        return f"{self._network(network)}/{key}"
+
+
+def _encode(endpoint: Endpoint) -> str:
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "netns": endpoint.netns,
+            "netnsInode": endpoint.netns_inode,
+            "bootID": endpoint.boot_id,
+            "hostLink": endpoint.host_link,
+            "mac": format_mac(endpoint.mac) if endpoint.mac else None,
+            "pool": {"driver": endpoint.pool.driver, "dataDir": endpoint.pool.data_dir},
+            "leases": [
+                {
+                    "address": str(lease.address),
+                    "gateway": format_ip(lease.gateway) if lease.gateway else None,
+                }
+                for lease in endpoint.addressing.leases
+            ],
+        }
+    )
+
+
+def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint:
+    try:
+        fields = json.loads(content)
+        if type(fields) is not dict or fields.get("format") != FORMAT:
+            raise ValueError(f"not a record of format {FORMAT}")
+        return Endpoint(
+            network=network,
+            key=key,
+            netns=str(fields["netns"]),
+            netns_inode=int(fields["netnsInode"]),
+            boot_id=str(fields["bootID"]),
+            host_link=str(fields["hostLink"]),
+            mac=parse_mac(fields["mac"]) if fields["mac"] else None,
+            pool=Pool(str(fields["pool"]["driver"]), str(fields["pool"]["dataDir"])),
+            addressing=Addressing(
+                leases=tuple(
+                    Lease(
+                        parse_address(lease["address"]),
+                        parse_ip(lease["gateway"]) if lease["gateway"] else None,
+                    )
+                    for lease in fields["leases"]
+                )
+            ),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateFailure(
+            f'endpoint record "{path}" is damaged: {error}',
+            details="DEL and GC work without it; they remove it",
+        ) from None

@@ -1,0 +1,124 @@
+"""Files that survive a kill at any instruction: atomic writes, locks, private directories."""
+
+from errno import EACCES, ENOENT, ENOTDIR
+from fcntl import LOCK_EX, flock
+from posix import (
+    O_CLOEXEC,
+    O_CREAT,
+    O_NOFOLLOW,
+    O_RDONLY,
+    O_RDWR,
+    O_TRUNC,
+    O_WRONLY,
+    close,
+    mkdir,
+    read,
+    rename,
+    unlink,
+    write,
+)
+from posix import open as open_file
+
+from cnm_core.errors import StateFailure
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Self
+
+_ADVICE = {
+    EACCES: "the plugin runs as root; check the mount and its mode",
+    28: "the file system is full: free some space, or move the directory by its option",
+    30: "the file system is read-only: remount it, or move the directory by its option",
+}
+
+
+def failure(verb: str, path: str, error: OSError) -> StateFailure:
+    """The error for a state file that the system refuses."""
+    return StateFailure(
+        f'cannot {verb} "{path}": {error.strerror}', details=_ADVICE.get(error.errno or 0, "")
+    )
+
+
+def make_directories(path: str, mode: int = 0o700) -> None:
+    """Make a directory and those above it; those that are there keep their modes."""
+    try:
+        mkdir(path, mode)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        make_directories(path.rpartition("/")[0] or "/", mode)
+        make_directories(path, mode)
+    except OSError as error:
+        raise failure("make directory", path, error) from None
+
+
+def read_text(path: str, limit: int = 1 << 20) -> str | None:
+    """The content of a file, None where there is none. Bytes that are not UTF-8 become U+FFFD."""
+    try:
+        fd = open_file(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR):
+            return None
+        raise failure("read", path, error) from None
+    try:
+        return read(fd, limit).decode("utf-8", "replace")
+    except OSError as error:
+        raise failure("read", path, error) from None
+    finally:
+        close(fd)
+
+
+def write_whole(path: str, content: str, mode: int = 0o600) -> None:
+    """Write a file in place, emptied first; for use before a link or a rename."""
+    try:
+        fd = open_file(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode)
+        try:
+            data = content.encode("utf-8", "surrogateescape")
+            while data:
+                data = data[write(fd, data) :]
+        finally:
+            close(fd)
+    except OSError as error:
+        raise failure("write", path, error) from None
+
+
+def replace(path: str, content: str, mode: int = 0o600) -> None:
+    """Write a file so that readers find the old content or the new, never a part."""
+    directory, _, name = path.rpartition("/")
+    temporary = f"{directory}/.{name}.new"
+    write_whole(temporary, content, mode)
+    try:
+        rename(temporary, path)
+    except OSError as error:
+        raise failure("write", path, error) from None
+
+
+def remove(path: str) -> bool:
+    """Remove a file; False where there was none."""
+    try:
+        unlink(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise failure("remove", path, error) from None
+    return True
+
+
+class Lock:
+    """An exclusive flock on a file, made when missing. A context manager."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = -1
+
+    def __enter__(self) -> "Self":
+        try:
+            flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW
+            self._fd = open_file(self._path, flags, 0o600)
+            flock(self._fd, LOCK_EX)
+        except OSError as error:
+            raise failure("lock", self._path, error) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        close(self._fd)

@@ -1,0 +1,68 @@
+"""What was measured, what failed, and what was left out."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+
+@dataclass
+class Series:
+    """The samples of one peer in one row."""
+
+    values: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        return median(self.values)
+
+    def quantile(self, share: float) -> float:
+        ordered = sorted(self.values)
+        return ordered[round(share * (len(ordered) - 1))]
+
+
+@dataclass
+class Row:
+    """One operation in one case; a sample is the milliseconds, or MiB, of `calls` calls."""
+
+    unit: str
+    calls: int
+    peers: dict[str, Series] = field(default_factory=dict)
+
+    def best(self, labels: Sequence[str]) -> str | None:
+        """The one of these peers with the lowest median."""
+        measured = [label for label in labels if label in self.peers]
+        return min(measured, key=lambda label: self.peers[label].median, default=None)
+
+
+@dataclass
+class Results:
+    """Rows by case and operation; failures by place; notes in the order they came up."""
+
+    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def record(
+        self,
+        case: str,
+        op: str,
+        peer: str,
+        value: float,
+        cpu: float | None = None,
+        *,
+        unit: str = "ms",
+        calls: int = 1,
+    ) -> None:
+        row = self.rows.setdefault((case, op), Row(unit, calls))
+        series = row.peers.setdefault(peer, Series())
+        series.values.append(value)
+        if cpu is not None:
+            series.cpu.append(cpu)
+
+    def fail(self, place: str, message: str) -> None:
+        self.failures.setdefault(place, []).append(message)
+
+    def note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
