@@ -100,7 +100,7 @@ class NetworkController:
                 network=network.name,
                 key=key,
                 netns=netns.path,
-                netns_inode=netns.inode,
+                sandbox=netns.identity,
                 mac=mac,
                 pool=network.pool,
                 addressing=addressing,
@@ -205,7 +205,7 @@ class NetworkController:
         endpoint = self.endpoint(network.name, key)
         if endpoint is None:
             return
-        same = endpoint.netns_inode == netns.inode
+        same = endpoint.sandbox == netns.identity
         if same and self._driver.joined(endpoint, netns):
             raise InterfaceExists(
                 f'"{key.ifname}" of {key.container_id} is already on network "{network.name}"',

@@ -68,7 +68,7 @@ def parse_address(text: str) -> Address:
 
     Raises ValueError with the text in its message.
     """
-    ip, slash, length = text.partition("/")
+    ip, _, length = text.partition("/")
     try:
         address = Address(parse_ip(ip), int(length))
     except ValueError:

@@ -150,7 +150,7 @@ def _string(text: str, at: int) -> tuple[str, int]:
     chunk = text[at:end]
     if "\\" not in chunk and chunk.isprintable():
         return chunk, end + 1
-    parts = []
+    parts: list[str] = []
     while True:
         char = text[at]
         if char == '"':

@@ -106,15 +106,15 @@ class EndpointKey(Record):
 class Endpoint(Record):
     """One sandbox's place on one network, and what was made for it.
 
-    `host_link` is the name of the link in the host's namespace, "" where a driver
-    makes none. `netns_inode` tells whether a netns path still means the same namespace.
+    `netns` is the sandbox's path, and `sandbox` its identity, which tells whether the path
+    still means the same namespace. `host_link` is the name of the link in the host's
+    namespace, "" where a driver makes none.
     """
 
     network: str
     key: EndpointKey
     netns: str
-    netns_inode: int = 0
-    boot_id: str = ""
+    sandbox: str
     host_link: str = ""
     mac: bytes | None = None
     pool: Pool = Pool()

@@ -1,7 +1,13 @@
 """The bridge plugin."""
 
-from cnm_core.cni.main import run
-from cnm_core.cni.network_plugin import NetworkPlugin
-from cnm_core.drivers.bridge import Bridge
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cnm_core.cni.main import Plugin
 
-run("bridge", NetworkPlugin(Bridge))
+
+def plugin() -> "Plugin":
+    """Containers on one Linux bridge."""
+    from cnm_core.cni.network_plugin import NetworkPlugin
+    from cnm_core.drivers.bridge import Bridge
+
+    return NetworkPlugin(Bridge)

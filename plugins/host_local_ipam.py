@@ -1,6 +1,12 @@
 """The host-local-ipam plugin, also called host-local."""
 
-from cnm_core.cni.ipam_plugin import HostLocalPlugin
-from cnm_core.cni.main import run
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cnm_core.cni.main import Plugin
 
-run("host-local-ipam", HostLocalPlugin())
+
+def plugin() -> "Plugin":
+    """Addresses for the endpoints of other plugins."""
+    from cnm_core.cni.ipam_plugin import HostLocalPlugin
+
+    return HostLocalPlugin()

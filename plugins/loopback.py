@@ -1,6 +1,12 @@
 """The loopback plugin."""
 
-from cnm_core.cni.loopback_plugin import LoopbackPlugin
-from cnm_core.cni.main import run
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cnm_core.cni.main import Plugin
 
-run("loopback", LoopbackPlugin())
+
+def plugin() -> "Plugin":
+    """The loopback interface of a sandbox."""
+    from cnm_core.cni.loopback_plugin import LoopbackPlugin
+
+    return LoopbackPlugin()

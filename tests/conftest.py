@@ -134,9 +134,7 @@ def call(binary: Path, cni_bin: Path) -> Callable[..., cni.Outcome]:
 
 
 @pytest.fixture
-def endpoint(
-    binary: Path, cni_bin: Path, netns: Callable[[], Netns]
-) -> Callable[[], cni.Endpoint]:
+def endpoint(binary: Path, cni_bin: Path, netns: Callable[[], Netns]) -> Callable[[], cni.Endpoint]:
     """Makes an endpoint-to-be of the plugin under test, with a sandbox of its own."""
 
     def make() -> cni.Endpoint:

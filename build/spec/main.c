@@ -2,7 +2,7 @@
  * The runtime of every executable: CPython, its modules frozen into the file, nothing beside it.
  *
  * cnm_modules is the table that build/spec/static.py generates from PyInstaller's analysis.
- * plugins.__main__ picks the plugin by the name the executable was called by.
+ * bootstrap.py picks the plugin by the name that the executable was called by.
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
@@ -100,7 +100,7 @@ int main(int argc, char **argv)
 
     /* A process of some milliseconds has no garbage worth looking for. */
     PyGC_Disable();
-    if (PyImport_ImportModule("plugins.__main__") == NULL)
+    if (PyImport_ImportModule("cnm_bootstrap") == NULL)
         PyErr_Print();
     return 255;
 }

@@ -4,7 +4,6 @@ from posix import (
     MFD_CLOEXEC,
     O_CLOEXEC,
     POSIX_SPAWN_DUP2,
-    SEEK_SET,
     close,
     lseek,
     memfd_create,
@@ -27,7 +26,7 @@ from cnm_core.errors import (
     InvalidNetworkConfig,
     Reported,
 )
-from cnm_core.model import Addressing, Drift, EndpointKey, Lease
+from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ class DelegatedIpam:
     """
 
     def __init__(self, kind: str, invocation: Invocation) -> None:
+        self.pool = Pool(kind)
         self._kind = kind
         self._invocation = invocation
 
@@ -129,7 +129,7 @@ def run(path: str, environment: dict[str, str], text: bytes) -> tuple[int, bytes
     out, sink = pipe2(O_CLOEXEC)
     try:
         _write_all(source, text)
-        lseek(source, 0, SEEK_SET)
+        lseek(source, 0, 0)
         actions = [(POSIX_SPAWN_DUP2, source, 0), (POSIX_SPAWN_DUP2, sink, 1)]
         pid = posix_spawn(path, [path], environment, file_actions=actions)
         close(sink)

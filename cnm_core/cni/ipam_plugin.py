@@ -8,6 +8,10 @@ from cnm_core.errors import Drifted, InvalidNetworkConfig
 from cnm_core.ipam.host_local import HostLocal
 from cnm_core.model import Attachment
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cnm_core.ipam import IpamDriver
+
 
 class HostLocalPlugin:
     """ADD, DEL, CHECK, GC and STATUS for the addresses of another plugin's endpoints."""
@@ -54,8 +58,7 @@ def _driver(call: Invocation) -> HostLocal:
     return HostLocal(call.network, host_local_config(ipam, "ipam"))
 
 
-def _releasing(call: Invocation) -> "pools.IpamDriver":
+def _releasing(call: Invocation) -> "IpamDriver":
     ipam = call.config.get("ipam")
-    return pools.releasing_driver(
-        call, {**ipam, "type": "host-local"} if type(ipam) is dict else {}
-    )
+    own = {**ipam, "type": "host-local"} if type(ipam) is dict else {}
+    return pools.releasing_driver(call, own)

@@ -9,6 +9,7 @@ from cnm_core.errors import Error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     class Plugin(Protocol):
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
         def status(self, call: Invocation) -> None: ...
 
 
-def run(name: str, plugin: "Plugin") -> None:
-    """Serve one call and end the process.
+def run(name: str, make: "Callable[[], Plugin]") -> None:
+    """Serve one call of the executable `name` and end the process.
 
-    Ends it by _exit: nothing is left to flush, and taking the interpreter apart would
-    cost a fifth of the whole call.
+    `make` imports and returns the plugin; VERSION does without. The process ends by
+    _exit: nothing is left to flush, and taking the interpreter apart would cost a fifth
+    of the whole call.
     """
     environment = {
         key.decode("utf-8", "surrogateescape"): value.decode("utf-8", "surrogateescape")
@@ -42,7 +44,7 @@ def run(name: str, plugin: "Plugin") -> None:
         else:
             text = invocation.read_stdin()
             call = invocation.receive(command, environment, text)
-            answer = _serve(plugin, call)
+            answer = _serve(make(), call)
         code = 0
     except Error as error:
         answer, code = _error_object(error, text), 1

@@ -13,15 +13,17 @@ from cnm_core.store.endpoints import EndpointStore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Protocol
 
     from cnm_core.controller import Driver
+    from cnm_core.ipam import IpamDriver
 
     class DriverType(Protocol):
         """A network driver's class: the decoder of its keys, and its constructor."""
 
-        options: Callable[[object], object]
+        @staticmethod
+        def options(document: object) -> object:
+            """The driver's own keys, decoded."""
 
         def __call__(self) -> Driver:
             """A driver for one call."""
@@ -35,11 +37,10 @@ class NetworkPlugin:
 
     def add(self, call: Invocation) -> dict[str, object]:
         """ADD: an endpoint on the network for the sandbox, and its result."""
-        config, network = self._read(call)
+        config, network, ipam = self._read(call)
         mac = _mac(call, config)
         netns = open_netns(call.netns)
         call.refuse_namespace(netns.inode, own_inode())
-        ipam = pools.driver(call, config.ipam)
         controller = self._controller(config)
         attachment = controller.attach(network, call.key, netns, ipam, mac)
         try:
@@ -64,12 +65,11 @@ class NetworkPlugin:
 
     def check(self, call: Invocation) -> None:
         """CHECK: an error says how the endpoint differs from the previous result."""
-        config, network = self._read(call)
+        config, network, ipam = self._read(call)
         if config.prev_result is None:
             raise InvalidNetworkConfig("prevResult: is missing", details="CHECK compares with it")
         previous = result.from_document(config.prev_result, call.version)
         netns = open_netns(call.netns)
-        ipam = pools.driver(call, config.ipam)
         self._controller(config).check(network, call.key, netns, ipam, previous)
 
     def collect(self, call: Invocation) -> None:
@@ -83,13 +83,13 @@ class NetworkPlugin:
 
     def status(self, call: Invocation) -> None:
         """STATUS: an error unless the next ADD can be served."""
-        config, network = self._read(call)
-        self._controller(config).check_status(network, pools.driver(call, config.ipam))
+        config, network, ipam = self._read(call)
+        self._controller(config).check_status(network, ipam)
 
-    def _read(self, call: Invocation) -> tuple[NetworkConfig, Network]:
+    def _read(self, call: Invocation) -> "tuple[NetworkConfig, Network, IpamDriver]":
         config = network_config(call.config)
-        options = self._driver.options(call.config)
-        return config, Network(config.name, pools.pool_of(config.ipam), options)
+        ipam = pools.driver(call, config.ipam)
+        return config, Network(config.name, ipam.pool, self._driver.options(call.config)), ipam
 
     def _controller(self, config: NetworkConfig) -> NetworkController:
         return NetworkController(self._driver(), EndpointStore(config.state_dir))

@@ -12,23 +12,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cnm_core.ipam import IpamDriver
 
+# The names under which the config may ask for the driver that is in this process.
 HOST_LOCAL = ("host-local", "host-local-ipam")
-
-
-def pool_of(ipam: dict[str, object]) -> Pool:
-    """What the `ipam` object names. Raises InvalidNetworkConfig."""
-    kind = values.optional(ipam, "type", "ipam", values.text, "")
-    if kind in HOST_LOCAL:
-        return Pool(kind, host_local_config(ipam, "ipam").data_dir)
-    return Pool(kind)
 
 
 def driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
     """The driver that the `ipam` object asks for. Raises InvalidNetworkConfig."""
-    pool = pool_of(ipam)
-    if pool.driver in HOST_LOCAL:
+    kind = values.optional(ipam, "type", "ipam", values.text, "")
+    if kind in HOST_LOCAL:
         return HostLocal(call.network, host_local_config(ipam, "ipam"))
-    return driver_of(call, pool)
+    return driver_of(call, Pool(kind))
 
 
 def driver_of(call: Invocation, pool: Pool) -> "IpamDriver":

@@ -24,7 +24,7 @@ class BridgeConfig(Record):
 
 
 def bridge_config(document: object, place: str = "") -> BridgeConfig:
-    """A Linux bridge with one veth pair for each endpoint. Raises InvalidNetworkConfig."""
+    """Decode a BridgeConfig. Raises InvalidNetworkConfig."""
     fields = values.mapping(document, place)
     return BridgeConfig(
         bridge=values.optional(

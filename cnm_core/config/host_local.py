@@ -16,7 +16,7 @@ class RangeConfig(Record):
 
 
 def range_config(document: object, place: str = "") -> RangeConfig:
-    """Addresses of one subnet that may be given out. Raises InvalidNetworkConfig."""
+    """Decode a RangeConfig. Raises InvalidNetworkConfig."""
     fields = values.mapping(document, place)
     return RangeConfig(
         subnet=values.required(fields, "subnet", place, values.checked(formats.subnet)),
@@ -40,7 +40,7 @@ class HostLocalConfig(Record):
 
 
 def host_local_config(document: object, place: str = "") -> HostLocalConfig:
-    """Addresses out of ranges, kept in files on this host. Raises InvalidNetworkConfig."""
+    """Decode a HostLocalConfig. Raises InvalidNetworkConfig."""
     fields = values.mapping(document, place)
     return HostLocalConfig(
         subnet=values.optional(fields, "subnet", place, values.checked(formats.subnet), None),
@@ -52,11 +52,7 @@ def host_local_config(document: object, place: str = "") -> HostLocalConfig:
         ),
         routes=values.optional(fields, "routes", place, values.list_of(route_config), ()),
         data_dir=values.optional(
-            fields,
-            "dataDir",
-            place,
-            values.checked(formats.directory),
-            "/var/lib/cni/networks",
+            fields, "dataDir", place, values.checked(formats.directory), "/var/lib/cni/networks"
         ),
         resolv_conf=values.optional(
             fields, "resolvConf", place, values.checked(formats.directory), None

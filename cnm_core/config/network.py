@@ -15,7 +15,7 @@ class DnsConfig(Record):
 
 
 def dns_config(document: object, place: str = "") -> DnsConfig:
-    """Resolver settings for the container, passed on in the result. Raises InvalidNetworkConfig."""
+    """Decode a DnsConfig. Raises InvalidNetworkConfig."""
     fields = values.mapping(document, place)
     return DnsConfig(
         nameservers=values.optional(
@@ -40,7 +40,7 @@ class RouteConfig(Record):
 
 
 def route_config(document: object, place: str = "") -> RouteConfig:
-    """A route of the container. Raises InvalidNetworkConfig."""
+    """Decode a RouteConfig. Raises InvalidNetworkConfig."""
     fields = values.mapping(document, place)
     return RouteConfig(
         dst=values.required(fields, "dst", place, values.checked(formats.subnet)),
@@ -60,7 +60,7 @@ class RuntimeConfig(Record):
 
 
 def runtime_config(document: object, place: str = "") -> RuntimeConfig:
-    """What a runtime fills in for the capabilities that the configuration declares. Raises InvalidNetworkConfig."""
+    """Decode a RuntimeConfig. Raises InvalidNetworkConfig."""
     fields = values.mapping(document, place)
     return RuntimeConfig(
         mac=values.optional(fields, "mac", place, values.checked(formats.mac), None),
@@ -74,7 +74,7 @@ class CniArgs(Record):
 
 
 def cni_args(document: object, place: str = "") -> CniArgs:
-    """What an orchestrator hands down in the configuration itself. Raises InvalidNetworkConfig."""
+    """Decode a CniArgs. Raises InvalidNetworkConfig."""
     fields = values.mapping(document, place)
     return CniArgs(
         mac=values.optional(fields, "mac", place, values.checked(formats.mac), None),
@@ -88,7 +88,7 @@ class ArgsConfig(Record):
 
 
 def args_config(document: object, place: str = "") -> ArgsConfig:
-    """The `args` object (CNI conventions, "args"). Raises InvalidNetworkConfig."""
+    """Decode a ArgsConfig. Raises InvalidNetworkConfig."""
     fields = values.mapping(document, place)
     return ArgsConfig(
         cni=values.optional(fields, "cni", place, cni_args, CniArgs()),
@@ -108,7 +108,7 @@ class NetworkConfig(Record):
 
 
 def network_config(document: object, place: str = "") -> NetworkConfig:
-    """The keys that all network plugins share. Raises InvalidNetworkConfig."""
+    """Decode a NetworkConfig. Raises InvalidNetworkConfig."""
     fields = values.mapping(document, place)
     return NetworkConfig(
         name=values.required(fields, "name", place, values.checked(formats.name)),

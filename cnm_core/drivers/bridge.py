@@ -38,11 +38,14 @@ _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
 class Bridge:
     """The driver for one call: it keeps a socket, and the bridge once it has been seen."""
 
-    options = staticmethod(bridge_config)
-
     def __init__(self) -> None:
         self._host = Socket()
         self._bridge: Link | None = None
+
+    @staticmethod
+    def options(document: object) -> BridgeConfig:
+        """The bridge plugin's own keys. Raises InvalidNetworkConfig."""
+        return bridge_config(document)
 
     def validate(self, network: Network) -> None:
         """Refuse options that cannot go together, and a name that is not a bridge's."""
@@ -143,7 +146,7 @@ class Bridge:
         """Delete the pair by its host end; by its container end where that is unknown or gone."""
         if endpoint is not None and link.delete_if_present(self._host, endpoint.host_link):
             return
-        if netns is None or (endpoint is not None and endpoint.netns_inode != netns.inode):
+        if netns is None or (endpoint is not None and endpoint.sandbox != netns.identity):
             return  # the namespace is gone, or the path means another by now: so is the pair
         with netns:
             inside = Socket()

@@ -4,7 +4,7 @@ A driver is made for one network and answers request, release, drift, collect an
 check_status; `cnm_core.ipam.find` picks it by the configuration's `ipam.type`.
 """
 
-from cnm_core.model import Addressing, Drift, EndpointKey, Lease
+from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
     class IpamDriver(Protocol):
         """What the controller asks of an IPAM driver."""
+
+        @property
+        def pool(self) -> Pool:
+            """What a record needs to name, so that the addresses can be given back."""
 
         def request(self, key: EndpointKey) -> Addressing:
             """Allocate addresses for an endpoint; PoolExhausted, AddressInUse."""
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
 
 class NoIpam:
     """For layer 2 networks: no addresses."""
+
+    pool = Pool()
 
     def request(self, key: EndpointKey) -> Addressing:
         """No addresses."""

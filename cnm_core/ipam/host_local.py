@@ -9,7 +9,7 @@ from cnm_core.errors import (
     TryAgainLater,
 )
 from cnm_core.inet import Address, format_ip, to_int, to_ip
-from cnm_core.model import Addressing, Dns, Drift, EndpointKey, Lease, Route
+from cnm_core.model import Addressing, Dns, Drift, EndpointKey, Lease, Pool, Route
 from cnm_core.record import Record
 from cnm_core.store import files
 from cnm_core.store.allocations import Allocations
@@ -36,6 +36,7 @@ class HostLocal:
     """The allocations of one network."""
 
     def __init__(self, network: str, options: HostLocalConfig) -> None:
+        self.pool = Pool("host-local", options.data_dir)
         self._options = options
         self._network = network
         self._allocations = Allocations(options.data_dir, network)
@@ -151,7 +152,7 @@ def _search(ranges: tuple[Range, ...], last: bytes | None) -> "Iterator[tuple[Ra
 
 def range_sets(options: HostLocalConfig) -> tuple[tuple[Range, ...], ...]:
     """The range sets of a configuration. Raises InvalidNetworkConfig with the key at fault."""
-    sets = []
+    sets: list[tuple[Range, ...]] = []
     if options.subnet is not None:
         short = RangeConfig(options.subnet, options.range_start, options.range_end, options.gateway)
         sets.append((_range(short, "ipam"),))

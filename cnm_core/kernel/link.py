@@ -1,7 +1,9 @@
 """Links: bridges, veth pairs and their ports (include/uapi/linux/if_link.h)."""
 
 from _struct import Struct
-from errno import ENODEV
+from errno import EIO, ENODEV
+from posix import O_CLOEXEC, _exit, close, fork, pipe2, read, write
+from select import POLLIN, poll
 
 from cnm_core.errors import KernelRefused
 from cnm_core.kernel.netlink import (
@@ -24,18 +26,23 @@ from cnm_core.kernel.netlink import (
 from cnm_core.record import Record
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-IFF_UP, IFF_LOOPBACK, IFF_PROMISC = 0x1, 0x8, 0x100
+IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 10, 12
 IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 28, 29
-IFLA_LINK, IFLA_IFALIAS = 5, 20
+IFLA_IFALIAS = 20
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_DATA = 1, 2, 5
 VETH_INFO_PEER = 1
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 RTEXT_FILTER_SKIP_STATS = 8
 AF_BRIDGE = 7
+RTMGRP_LINK = 1
 
 _IFINFOMSG = Struct("=BxHiII")
 _DUMP_STATS_OFF = u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 class Link(Record):
@@ -181,18 +188,74 @@ def set_port(index: int, name: str, *, hairpin: bool, isolated: bool) -> Request
     return Request(RTM_SETLINK, NLM_F_ACK, body, f'set the bridge port flags of "{name}"')
 
 
-def delete(name: str) -> Request:
-    """Delete the link of that name, and the other end of a veth with it."""
-    body = _info() + string(IFLA_IFNAME, name)
+def delete(index: int, name: str) -> Request:
+    """Delete a link, and the other end of a veth with it."""
+    body = _info(index)
     return Request(RTM_DELLINK, NLM_F_ACK, body, f'delete link "{name}"')
 
 
 def delete_if_present(socket: Socket, name: str) -> bool:
-    """Delete the link of that name; False where there was none."""
-    try:
-        socket.request(delete(name))
-    except KernelRefused as error:
-        if error.errno == ENODEV:
-            return False
-        raise
+    """Delete the link of that name in the socket's and our namespace; False if there is none.
+
+    The link is gone from both namespaces within a millisecond, which its notification
+    says, and may be named anew; but the request returns only when the kernel has freed it
+    too, some 15 ms later (netdev_run_todo waits for RCU). A child process does that
+    waiting, which nobody else needs to; init reaps it.
+    """
+    found = find(socket, name)
+    if found is None:
+        return False
+    listener = Socket(groups=RTMGRP_LINK)
+    answer, sink = pipe2(O_CLOEXEC)
+    if fork() == 0:
+        _delete_and_exit(found, sink)
+    close(sink)
+    waiting = poll()
+    waiting.register(listener.fileno(), POLLIN)
+    waiting.register(answer, POLLIN)
+    failure = b""
+    gone = False
+    while not gone and not failure:
+        for fd, _ in waiting.poll():
+            if fd == answer:
+                failure = read(answer, 4096)
+                gone = not failure
+            else:
+                gone = gone or _deleted(listener, found.index)
+    close(answer)
+    listener.close()
+    if failure:
+        raise KernelRefused(EIO, failure.decode("utf-8", "replace"))
     return True
+
+
+def _delete_and_exit(found: Link, sink: int) -> "NoReturn":
+    """Delete a link in a child process; what went wrong is written to `sink`.
+
+    The child lets go of stdin, stdout and stderr, or a runtime that reads to their end
+    would wait for it after all. ENODEV means that somebody else was faster.
+    """
+    code = 0
+    try:
+        for fd in range(3):
+            close(fd)
+        Socket().request(delete(found.index, found.name))
+    except KernelRefused as error:
+        if error.errno != ENODEV:
+            write(sink, error.msg.encode())
+            code = 1
+    finally:
+        _exit(code)
+
+
+def _deleted(listener: Socket, index: int) -> bool:
+    """Whether one of the listener's next messages says that the link is gone."""
+    try:
+        events = listener.events()
+    except OSError:
+        return False  # ENOBUFS: some were lost; the child's end says the same, later
+    # Family 0: a bridge says with its own that a port left it, which comes first.
+    return any(
+        kind == RTM_DELLINK and (body[0], _IFINFOMSG.unpack_from(body)[2]) == (0, index)
+        for kind, body in events
+    )

@@ -22,14 +22,15 @@ NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSG_ERROR, NLMSG_DONE = 0x2, 0x3
 NLMSGERR_ATTR_MSG = 1
-SOL_NETLINK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 11, 12
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
 NLA_TYPE_MASK, NLA_F_NESTED = 0x3FFF, 0x8000
 
 _HEADER = Struct("=IHHII")
 _ATTRIBUTE = Struct("=HH")
 _I32 = Struct("=i")
 U8, U16, U32 = Struct("=B"), Struct("=H"), Struct("=I")
-_BUFFER = 1 << 18
+# The kernel's largest message of a dump (netlink_dump), and more than any capped answer.
+_BUFFER = 1 << 15
 
 
 class Request(Record):
@@ -101,10 +102,13 @@ def encode(request: Request, sequence: int) -> bytes:
 class Socket:
     """A netlink socket in the namespace where it was opened; it stays there."""
 
-    def __init__(self, protocol: int = 0) -> None:
+    def __init__(self, protocol: int = 0, groups: int = 0) -> None:
+        """`groups` is the bit mask of the multicast groups to listen to."""
         self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
+        if groups:
+            self._socket.bind((0, groups))
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+            self._socket.setsockopt(SOL_NETLINK, option, 1)
         self._sequence = 0
 
     def close(self) -> None:
@@ -152,6 +156,14 @@ class Socket:
                 if errno:
                     raise _refused(errno, request, flags, body)
                 return found
+
+    def fileno(self) -> int:
+        """The file descriptor, to poll."""
+        return self._socket.fileno()
+
+    def events(self) -> list[tuple[int, bytes]]:
+        """The next messages of the groups: (kind, body) each."""
+        return [(kind, body) for kind, _, _, body in self._receive()]
 
     def _send(self, requests: "tuple[Request, ...]") -> None:
         out = []

@@ -5,6 +5,7 @@ from posix import O_CLOEXEC, O_NONBLOCK, O_RDONLY, close, fstat
 from posix import open as open_file
 
 from cnm_core.errors import InvalidNetNS
+from cnm_core.kernel import sysctl
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class Netns:
     def __exit__(self, *_: object) -> None:
         setns(self._home, CLONE_NEWNET)
         close(self._home)
+
+    @property
+    def identity(self) -> str:
+        """What tells this namespace from every other, also one of another boot."""
+        return f"{sysctl.get('kernel', 'random', 'boot_id')}:{self.inode}"
 
     def close(self) -> None:
         """Close the file; the object is of no use after it."""

@@ -45,20 +45,21 @@ def spelled(key: str) -> str:
 def models_of(module: ModuleType) -> Iterator[type[ConfigModel]]:
     """The models that a module defines, in its order."""
     for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, ConfigModel):
-            if value.__module__ == module.__name__:
-                yield value
+        is_model = isinstance(value, type) and issubclass(value, ConfigModel)
+        if is_model and value.__module__ == module.__name__:
+            yield value
 
 
 def _kind(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
     """The decoder of a type, and the type of what it returns, both as source."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    bounds = {type(each): each for each in metadata if isinstance(each, Ge | Le)}
+    low = [each.ge for each in metadata if isinstance(each, Ge)]
+    high = [each.le for each in metadata if isinstance(each, Le)]
     for each in metadata:
         if isinstance(each, AfterValidator):
             return _MEANINGS[each.func]
     if annotation is int:
-        return f"values.integer({bounds[Ge].ge}, {bounds[Le].le})", "int"
+        return f"values.integer({low[0]}, {high[0]})", "int"
     if annotation in _PLAIN:
         return _PLAIN[annotation]
     if origin in (UnionType, Union) and NoneType in arguments:
@@ -113,7 +114,7 @@ def _model(model: type[ConfigModel]) -> str:
             "",
             "",
             f'def {spelled(name)}(document: object, place: str = "") -> {name}:',
-            f'    """{summary} Raises InvalidNetworkConfig."""',
+            f'    """Decode a {name}. Raises InvalidNetworkConfig."""',
             "    fields = values.mapping(document, place)",
             f"    return {name}(",
             *(taken for _, taken in lines),

@@ -1,5 +1,6 @@
 """The network configurations that are timed, for one peer and one data directory each."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ Config = dict[str, Any]
 
 VERSION = "1.0.0"  # the newest that Debian 12's plugins speak
 MACVLAN_PARENT = "parent0"
+
+
+def encode(config: Config) -> bytes:
+    return json.dumps(config).encode()
 
 
 def network(peer: Peer, plugin: str, **keys: Any) -> Config:

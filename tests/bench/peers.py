@@ -19,6 +19,7 @@ class Peer:
     index: int
     label: str
     directory: Path
+    given: str  # the directory as reports show it
 
     def executable(self, plugin: str) -> str:
         return str(self.directory / plugin)

@@ -1,6 +1,5 @@
 """What was measured, what failed, and what was left out."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -16,6 +15,10 @@ class Series:
     def median(self) -> float:
         return median(self.values)
 
+    @property
+    def median_cpu(self) -> float | None:
+        return median(self.cpu) if self.cpu else None
+
     def quantile(self, share: float) -> float:
         ordered = sorted(self.values)
         return ordered[round(share * (len(ordered) - 1))]
@@ -29,10 +32,10 @@ class Row:
     calls: int
     peers: dict[str, Series] = field(default_factory=dict)
 
-    def best(self, labels: Sequence[str]) -> str | None:
-        """The one of these peers with the lowest median."""
-        measured = [label for label in labels if label in self.peers]
-        return min(measured, key=lambda label: self.peers[label].median, default=None)
+    def best_other(self, label: str) -> str | None:
+        """The peer with the lowest median, but for this one."""
+        others = {other: series.median for other, series in self.peers.items() if other != label}
+        return min(others, key=others.__getitem__, default=None)
 
 
 @dataclass

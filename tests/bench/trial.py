@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from networks import Config
+from networks import Config, encode
 from peers import OURS, Attachment, Outcome, Peer, Process, container_id, environment
 from results import Results
 from world import World
@@ -47,6 +47,11 @@ class Trial:
             for peer in self.peers[lead:] + self.peers[:lead]:
                 yield number, peer
 
+    def namespace_of_each(self) -> dict[Peer, str]:
+        """A container namespace for each peer."""
+        namespaces = self.world.namespaces(1 + max(peer.index for peer in self.peers))
+        return {peer: namespaces[peer.index] for peer in self.peers}
+
     def start(
         self, peer: Peer, plugin: str, verb: str, config: Config, attachment: Attachment | None
     ) -> Process:
@@ -54,7 +59,7 @@ class Trial:
         return Process.start(
             [peer.executable(plugin)],
             environment(peer, verb, attachment),
-            json.dumps(config).encode(),
+            encode(config),
             self.stderr,
         )
 
@@ -103,7 +108,7 @@ class Trial:
         case: str = "",
     ) -> None:
         """Attach and detach one container a round, each peer in a namespace of its own."""
-        namespaces = self._namespace_of_each()
+        namespaces = self.namespace_of_each()
         configs = {peer: config_for(peer, self.world.directory()) for peer in self.peers}
         for number, peer in self.rotation(rounds):
             attachment = Attachment(container_id(number + WARM_UP), namespaces[peer])
@@ -142,20 +147,22 @@ class Trial:
         self,
         plugin: str,
         config_for: Callable[[Peer, Path], Config],
-        flaw: Callable[[], str] = lambda: "",
+        flaw: Callable[[], str] | None = None,
     ) -> None:
         """Leave out the peers that refuse a key of the configuration.
 
         The same for those whose ADD leaves something behind that `flaw` finds words for. Any
         other failure stays one: it comes up again when the case is timed.
         """
-        namespaces = self._namespace_of_each()
+        namespaces = self.namespace_of_each()
         supporting = []
         for peer in self.peers:
             config = config_for(peer, self.world.directory())
             attachment = Attachment(container_id(0), namespaces[peer])
             outcome = self.start(peer, plugin, "ADD", config, attachment).finish()
-            problem = _refusal(outcome) or (flaw() if outcome.exit_code == 0 else "")
+            problem = _refusal(outcome)
+            if flaw is not None and outcome.exit_code == 0:
+                problem = flaw()
             self.start(peer, plugin, "DEL", config, attachment).finish()
             if not problem:
                 supporting.append(peer)
@@ -164,9 +171,6 @@ class Trial:
             else:
                 self.results.note(f"{self.case}: without {peer.label}: {problem}")
         self.peers = supporting
-
-    def _namespace_of_each(self) -> dict[Peer, str]:
-        return dict(zip(self.peers, self.world.namespaces(len(self.peers)), strict=True))
 
     def _all_distinct(self, peer: Peer, answers: Sequence[dict[str, Any] | None]) -> bool:
         """Whether each answer has addresses, and no address is in two of them."""

@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from time import monotonic, sleep
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TOOLS = {"unshare": "util-linux", "mount": "mount", "ip": "iproute2", "nft": "nftables"}
@@ -29,6 +30,7 @@ def run(argv: Sequence[str], *, stdin: str = "", check: bool = True) -> str:
         argv,
         input=stdin,
         text=True,
+        check=False,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
@@ -102,6 +104,14 @@ class World:
             deletions = "".join(f"link del {name}\n" for name in sorted(made))
             run(["ip", "-force", "-batch", "-"], stdin=deletions, check=False)
         run(["nft", "flush", "ruleset"])
+
+    def wait_for_no_ports(self, bridge: str) -> None:
+        """Wait until the kernel has removed a bridge's ports, whose namespace is gone."""
+        deadline = monotonic() + 60
+        while run(["ip", "-oneline", "link", "show", "master", bridge]):
+            if monotonic() > deadline:
+                raise WorldError(f"{bridge} keeps ports whose namespace is gone")
+            sleep(0.05)
 
     def clear_data(self) -> None:
         """Remove all data directories."""
