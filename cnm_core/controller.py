@@ -16,6 +16,7 @@ from cnm_core.model import (
     Lease,
     Network,
     Pool,
+    Sandbox,
 )
 from cnm_core.store.endpoints import EndpointStore
 
@@ -41,9 +42,7 @@ if TYPE_CHECKING:
         def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
             """Choose names and MAC address; changes nothing yet."""
 
-        def join(
-            self, network: Network, endpoint: Endpoint, addressing: Addressing, netns: Netns
-        ) -> Attachment:
+        def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
             """Make the links. Undoes itself where it fails."""
 
         def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
@@ -76,6 +75,55 @@ class NetworkController:
         self._driver = driver
         self._store = store
 
+    def create_network(self, network: Network, leases: tuple[Lease, ...] = ()) -> None:
+        """Make what the network's endpoints share, with the gateways of the leases."""
+        with self._store.lock(network.name):
+            self._driver.create_network(network, leases)
+
+    def create_endpoint(
+        self,
+        network: Network,
+        key: EndpointKey,
+        sandbox: Sandbox,
+        ipam: "IpamDriver",
+        mac: bytes | None,
+    ) -> Endpoint:
+        """RequestAddress and CreateEndpoint: claimed and recorded, and nothing made yet.
+
+        `mac` None leaves the choice to the driver.
+        """
+        addressing = ipam.request(key)
+        try:
+            addressing = self._driver.complete(network, addressing)
+            self.create_network(network, addressing.leases)
+            endpoint = Endpoint(
+                network=network.name,
+                key=key,
+                sandbox=sandbox,
+                mac=mac,
+                pool=network.pool,
+                addressing=addressing,
+            )
+            endpoint = self._driver.create_endpoint(network, endpoint)
+            self._store.save(endpoint)
+        except BaseException:
+            ipam.release(key)
+            raise
+        return endpoint
+
+    def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
+        """Connect the endpoint with its sandbox."""
+        return self._driver.join(network, endpoint, netns)
+
+    def leave(self, network: str, key: EndpointKey, netns: Netns | None) -> None:
+        """Disconnect the endpoint; the sandbox may be gone, and so may the record."""
+        self._driver.leave(key, self.endpoint(network, key), netns)
+
+    def delete_endpoint(self, network: str, key: EndpointKey, ipam: "IpamDriver") -> None:
+        """ReleaseAddress, and forget the endpoint."""
+        ipam.release(key)
+        self._store.remove(network, key)
+
     def attach(
         self,
         network: Network,
@@ -84,42 +132,27 @@ class NetworkController:
         ipam: "IpamDriver",
         mac: bytes | None,
     ) -> Attachment:
-        """Give the sandbox an endpoint on the network: RequestAddress to Join.
+        """Give the sandbox an endpoint on the network: CreateEndpoint and Join.
 
         Raises InterfaceExists where it has one, and what the drivers raise; then nothing
         of this call is left.
         """
         self._driver.validate(network)
-        self._clear_leftover(network, key, netns, ipam)
-        addressing = ipam.request(key)
+        self._clear_leftover(network.name, key, netns, ipam)
+        sandbox = Sandbox(netns.path, netns.identity)
+        endpoint = self.create_endpoint(network, key, sandbox, ipam, mac)
         try:
-            addressing = self._driver.complete(network, addressing)
-            with self._store.lock(network.name):
-                self._driver.create_network(network, addressing.leases)
-            endpoint = Endpoint(
-                network=network.name,
-                key=key,
-                netns=netns.path,
-                sandbox=netns.identity,
-                mac=mac,
-                pool=network.pool,
-                addressing=addressing,
-            )
-            endpoint = self._driver.create_endpoint(network, endpoint)
-            self._store.save(endpoint)
-            return self._driver.join(network, endpoint, addressing, netns)
+            return self.join(network, endpoint, netns)
         except BaseException:
-            self._store.remove(network.name, key)
-            ipam.release(key)
+            self.delete_endpoint(network.name, key, ipam)
             raise
 
     def detach(
         self, network: str, key: EndpointKey, netns: Netns | None, ipam: "IpamDriver"
     ) -> None:
-        """Leave, DeleteEndpoint and ReleaseAddress; of what is gone already, nothing."""
-        self._driver.leave(key, self.endpoint(network, key), netns)
-        ipam.release(key)
-        self._store.remove(network, key)
+        """Leave and DeleteEndpoint; of what is gone already, nothing."""
+        self.leave(network, key, netns)
+        self.delete_endpoint(network, key, ipam)
 
     def endpoint(self, network: str, key: EndpointKey) -> Endpoint | None:
         """The endpoint's record; None where there is none, or one that makes no sense."""
@@ -163,7 +196,7 @@ class NetworkController:
             if key in valid:
                 continue
             endpoint = self.endpoint(network, key)
-            netns = find_netns(endpoint.netns) if endpoint else None
+            netns = find_netns(endpoint.sandbox.netns) if endpoint else None
             owner = pools(endpoint.pool) if endpoint else ipam
             try:
                 self.detach(network, key, netns, owner)
@@ -199,16 +232,16 @@ class NetworkController:
             self._driver.delete_network(network)
 
     def _clear_leftover(
-        self, network: Network, key: EndpointKey, netns: Netns, ipam: "IpamDriver"
+        self, network: str, key: EndpointKey, netns: Netns, ipam: "IpamDriver"
     ) -> None:
         """Undo what a killed attach of the same endpoint left; refuse where it lives."""
-        endpoint = self.endpoint(network.name, key)
+        endpoint = self.endpoint(network, key)
         if endpoint is None:
             return
-        same = endpoint.sandbox == netns.identity
+        same = endpoint.sandbox.identity == netns.identity
         if same and self._driver.joined(endpoint, netns):
             raise InterfaceExists(
-                f'"{key.ifname}" of {key.container_id} is already on network "{network.name}"',
+                f'"{key.ifname}" of {key.container_id} is already on network "{network}"',
                 details="DEL the attachment before it is added again",
             )
-        self.detach(network.name, key, netns if same else None, ipam)
+        self.detach(network, key, netns if same else None, ipam)

@@ -103,18 +103,26 @@ class EndpointKey(Record):
         return f"{self.container_id}:{self.ifname}"
 
 
+class Sandbox(Record):
+    """A container's network namespace.
+
+    `netns` is its path as the runtime gave it; `identity` tells whether that path still
+    means the same namespace, "" where that is not known.
+    """
+
+    netns: str
+    identity: str = ""
+
+
 class Endpoint(Record):
     """One sandbox's place on one network, and what was made for it.
 
-    `netns` is the sandbox's path, and `sandbox` its identity, which tells whether the path
-    still means the same namespace. `host_link` is the name of the link in the host's
-    namespace, "" where a driver makes none.
+    `host_link` is the name of the link in the host's namespace, "" where a driver makes none.
     """
 
     network: str
     key: EndpointKey
-    netns: str
-    sandbox: str
+    sandbox: Sandbox
     host_link: str = ""
     mac: bytes | None = None
     pool: Pool = Pool()

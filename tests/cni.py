@@ -214,7 +214,7 @@ def leases(network_name: str = "blue", directory: Path = LEASES) -> dict[str, tu
 
 def _leases(directory: Path) -> Iterator[tuple[str, tuple[str, str]]]:
     for file in directory.glob("*"):
-        if re.fullmatch(r"[0-9a-f:.]+", file.name):
+        if re.fullmatch(r"[0-9a-f:.]+", file.name) and file.is_file():
             container_id, _, ifname = file.read_bytes().decode("latin-1").partition("\r\n")
             yield file.name, (container_id, ifname)
 

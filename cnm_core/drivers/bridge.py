@@ -93,9 +93,7 @@ class Bridge:
         """A random host end name, and a MAC address unless one was asked for."""
         return endpoint.replace(host_link=_random_name(), mac=endpoint.mac or _random_mac())
 
-    def join(
-        self, network: Network, endpoint: Endpoint, addressing: Addressing, netns: Netns
-    ) -> Attachment:
+    def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
         """The veth pair, its addresses and routes. Raises InterfaceExists, KernelRefused."""
         options = _options(network)
         assert self._bridge is not None and endpoint.mac is not None
@@ -124,7 +122,7 @@ class Bridge:
             host_end = link.parse(answers[1])
             self._configure_port(network, endpoint, host_end, options)
             with netns:
-                container_end = _configure(endpoint, addressing, options)
+                container_end = _configure(endpoint, options)
         except BaseException:
             link.delete_if_present(self._host, endpoint.host_link)
             raise
@@ -136,17 +134,17 @@ class Bridge:
                     container_end.name, format_mac(container_end.mac), container_end.mtu, netns.path
                 ),
             ),
-            leases=addressing.leases,
-            lease_interfaces=(2,) * len(addressing.leases),
-            routes=addressing.routes,
-            dns=addressing.dns,
+            leases=endpoint.addressing.leases,
+            lease_interfaces=(2,) * len(endpoint.addressing.leases),
+            routes=endpoint.addressing.routes,
+            dns=endpoint.addressing.dns,
         )
 
     def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
         """Delete the pair by its host end; by its container end where that is unknown or gone."""
         if endpoint is not None and link.delete_if_present(self._host, endpoint.host_link):
             return
-        if netns is None or (endpoint is not None and endpoint.sandbox != netns.identity):
+        if netns is None or (endpoint is not None and endpoint.sandbox.identity != netns.identity):
             return  # the namespace is gone, or the path means another by now: so is the pair
         with netns:
             inside = Socket()
@@ -358,9 +356,9 @@ def _enable_forwarding(version: int) -> None:
         sysctl.set_to("1", "net", *family)
 
 
-def _configure(endpoint: Endpoint, addressing: Addressing, options: BridgeConfig) -> Link:
+def _configure(endpoint: Endpoint, options: BridgeConfig) -> Link:
     """Address the container end, from inside its namespace; the link as it is then."""
-    name = endpoint.key.ifname
+    name, addressing = endpoint.key.ifname, endpoint.addressing
     inside = Socket()
     if any(lease.address.version == 6 for lease in addressing.leases):
         _enable_ipv6(name)

@@ -15,7 +15,7 @@ from cnm_core.inet import (
     parse_ip,
     parse_mac,
 )
-from cnm_core.model import Addressing, Endpoint, EndpointKey, Lease, Pool
+from cnm_core.model import Addressing, Endpoint, EndpointKey, Lease, Pool, Sandbox
 from cnm_core.store import files
 
 FORMAT = 1
@@ -75,8 +75,8 @@ def _encode(endpoint: Endpoint) -> str:
     return json.dumps(
         {
             "format": FORMAT,
-            "netns": endpoint.netns,
-            "sandbox": endpoint.sandbox,
+            "netns": endpoint.sandbox.netns,
+            "sandbox": endpoint.sandbox.identity,
             "hostLink": endpoint.host_link,
             "mac": format_mac(endpoint.mac) if endpoint.mac else None,
             "pool": {"driver": endpoint.pool.driver, "dataDir": endpoint.pool.data_dir},
@@ -99,8 +99,7 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
         return Endpoint(
             network=network,
             key=key,
-            netns=str(fields["netns"]),
-            sandbox=str(fields["sandbox"]),
+            sandbox=Sandbox(str(fields["netns"]), str(fields["sandbox"])),
             host_link=str(fields["hostLink"]),
             mac=parse_mac(fields["mac"]) if fields["mac"] else None,
             pool=Pool(str(fields["pool"]["driver"]), str(fields["pool"]["dataDir"])),

@@ -33,7 +33,7 @@ def test_a_name_that_is_taken(
 ) -> None:
     """spec: an error where the container has an interface of that name; all stays as it was."""
     eth0 = endpoint()
-    eth0.netns.ip("link", "add", "eth0", "type", "dummy")
+    eth0.netns.ip("link", "add", "eth0", "type", "bridge")
     before = snapshot(eth0.netns)
     error = eth0.call("ADD", config).error(PLUGIN_SPECIFIC)
     assert "eth0" in error["msg"]
@@ -46,7 +46,7 @@ def test_a_name_that_is_taken_on_a_network_in_use(
     """spec: a failed ADD changes nothing for the network's other containers."""
     endpoint().add(config)
     eth0 = endpoint()
-    eth0.netns.ip("link", "add", "eth0", "type", "dummy")
+    eth0.netns.ip("link", "add", "eth0", "type", "bridge")
     before = snapshot(eth0.netns)
     eth0.call("ADD", config).error(PLUGIN_SPECIFIC)
     assert snapshot(eth0.netns) == before
@@ -64,7 +64,7 @@ def test_adding_twice(endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Co
 
 def test_names_of_the_host_do_not_matter(endpoint: MakeEndpoint, config: Config) -> None:
     """spec: the name is the container's; the host may have an interface called the same."""
-    HOST.ip("link", "add", "eth0", "type", "dummy")
+    HOST.ip("link", "add", "eth0", "type", "bridge")
     before = HOST.link("eth0")["ifindex"]
     eth0 = endpoint()
     eth0.add(config)

@@ -5,7 +5,14 @@ from collections.abc import Callable
 import pytest
 
 from tests import cni
-from tests.cni import DECODING_FAILURE, INVALID_CONFIG, PLUGIN_SPECIFIC, Config, Endpoint
+from tests.cni import (
+    DECODING_FAILURE,
+    INCOMPATIBLE_VERSION,
+    INVALID_CONFIG,
+    PLUGIN_SPECIFIC,
+    Config,
+    Endpoint,
+)
 from tests.iproute import HOST, Snapshot
 
 MakeEndpoint = Callable[[], Endpoint]
@@ -77,7 +84,6 @@ def test_previous_result_of_wrong_type(
         {"ips": [{"address": "10.1.0.2"}]},
         {"interfaces": [{}]},
         {"routes": [{"dst": "x"}]},
-        {"cniVersion": "9.9.9"},
     ],
     ids=str,
 )
@@ -88,6 +94,14 @@ def test_previous_result_that_makes_no_sense(
     eth0 = endpoint()
     result = eth0.add(config)
     eth0.check(config, result | previous).error(DECODING_FAILURE)
+
+
+def test_previous_result_of_unknown_version(endpoint: MakeEndpoint, config: Config) -> None:
+    """spec: a result says what version it is of; one that nobody knows cannot be read."""
+    eth0 = endpoint()
+    result = eth0.add(config)
+    error = eth0.check(config, result | {"cniVersion": "9.9.9"}).error()
+    assert error["code"] in (INCOMPATIBLE_VERSION, DECODING_FAILURE)
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
@@ -116,7 +130,7 @@ def test_interface_of_another_kind(endpoint: MakeEndpoint, network: Config) -> N
     eth0 = endpoint()
     result = eth0.add(network)
     eth0.netns.ip("link", "delete", "eth0")
-    eth0.netns.ip("link", "add", "eth0", "type", "dummy")
+    eth0.netns.ip("link", "add", "eth0", "type", "bridge")
     eth0.check(network, result).error(PLUGIN_SPECIFIC)
 
 
