@@ -48,8 +48,8 @@ if TYPE_CHECKING:
         def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
             """Remove the links; without a record what the sandbox has under that name."""
 
-        def joined(self, endpoint: Endpoint, netns: Netns) -> bool:
-            """Whether the endpoint's link is in the sandbox."""
+        def joined(self, key: EndpointKey, netns: Netns) -> bool:
+            """Whether the sandbox has a link of the endpoint's name."""
 
         def drift(
             self,
@@ -234,14 +234,11 @@ class NetworkController:
     def _clear_leftover(
         self, network: str, key: EndpointKey, netns: Netns, ipam: "IpamDriver"
     ) -> None:
-        """Undo what a killed attach of the same endpoint left; refuse where it lives."""
-        endpoint = self.endpoint(network, key)
-        if endpoint is None:
-            return
-        same = endpoint.sandbox.identity == netns.identity
-        if same and self._driver.joined(endpoint, netns):
+        """Undo what a killed attach of the same endpoint left; refuse a name that is taken."""
+        if self._driver.joined(key, netns):
             raise InterfaceExists(
-                f'"{key.ifname}" of {key.container_id} is already on network "{network}"',
-                details="DEL the attachment before it is added again",
+                f'interface "{key.ifname}" already exists in "{netns.path}"',
+                details="choose another CNI_IFNAME, or DEL the attachment that has it",
             )
-        self.detach(network, key, netns if same else None, ipam)
+        if self.endpoint(network, key) is not None:
+            self.detach(network, key, netns, ipam)

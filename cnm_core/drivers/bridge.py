@@ -112,7 +112,7 @@ class Bridge:
                 link.get(endpoint.host_link),
             )
         except KernelRefused as error:
-            if error.errno == EEXIST and self.joined(endpoint, netns):
+            if error.errno == EEXIST and self.joined(endpoint.key, netns):
                 raise InterfaceExists(
                     f'interface "{endpoint.key.ifname}" already exists in "{netns.path}"',
                     details="choose another CNI_IFNAME, or DEL the attachment that has it",
@@ -121,8 +121,7 @@ class Bridge:
         try:
             host_end = link.parse(answers[1])
             self._configure_port(network, endpoint, host_end, options)
-            with netns:
-                container_end = _configure(endpoint, options)
+            container_end = _configure(endpoint, options, netns)
         except BaseException:
             link.delete_if_present(self._host, endpoint.host_link)
             raise
@@ -146,20 +145,14 @@ class Bridge:
             return
         if netns is None or (endpoint is not None and endpoint.sandbox.identity != netns.identity):
             return  # the namespace is gone, or the path means another by now: so is the pair
-        with netns:
-            inside = Socket()
-            found = link.find(inside, key.ifname)
-            if found is not None and found.kind == "veth":
-                link.delete_if_present(inside, key.ifname)
-            inside.close()
+        found = link.find(netns.socket(), key.ifname)
+        if found is not None and found.kind == "veth":
+            with netns:
+                link.delete_if_present(netns.socket(), key.ifname)
 
-    def joined(self, endpoint: Endpoint, netns: Netns) -> bool:
+    def joined(self, key: EndpointKey, netns: Netns) -> bool:
         """Whether the sandbox has an interface of that name."""
-        with netns:
-            inside = Socket()
-            found = link.find(inside, endpoint.key.ifname)
-            inside.close()
-        return found is not None
+        return link.find(netns.socket(), key.ifname) is not None
 
     def drift(
         self,
@@ -175,8 +168,7 @@ class Bridge:
         found = self._bridge_drift(options, leases)
         host_link = endpoint.host_link if endpoint else _host_end(attachment, options)
         found += self._port_drift(options, host_link)
-        with netns:
-            return found + _container_drift(key, attachment, netns)
+        return found + _container_drift(key, attachment, netns)
 
     def check_status(self, network: Network) -> None:
         """Whether the bridge's name is free, or a bridge's."""
@@ -356,14 +348,15 @@ def _enable_forwarding(version: int) -> None:
         sysctl.set_to("1", "net", *family)
 
 
-def _configure(endpoint: Endpoint, options: BridgeConfig) -> Link:
-    """Address the container end, from inside its namespace; the link as it is then."""
+def _configure(endpoint: Endpoint, options: BridgeConfig, netns: Netns) -> Link:
+    """Address the container end and bring it up; the link as it was created."""
     name, addressing = endpoint.key.ifname, endpoint.addressing
-    inside = Socket()
-    if any(lease.address.version == 6 for lease in addressing.leases):
-        _enable_ipv6(name)
-    if not options.enabledad:
-        sysctl.set_if_present("0", "net", "ipv6", "conf", name, "accept_dad")
+    with netns:
+        if any(lease.address.version == 6 for lease in addressing.leases):
+            _enable_ipv6(name)
+        if not options.enabledad:
+            sysctl.set_if_present("0", "net", "ipv6", "conf", name, "accept_dad")
+    inside = netns.socket()
     found = link.parse(inside.request(link.get(name))[0])
     if not options.disable_container_interface:
         first = gateways(addressing.leases)
@@ -377,7 +370,6 @@ def _configure(endpoint: Endpoint, options: BridgeConfig) -> Link:
         )
         if options.enabledad:
             _wait_for_dad(inside, found)
-    inside.close()
     return found
 
 
@@ -424,8 +416,8 @@ def _host_end(attachment: Attachment, options: BridgeConfig) -> str:
 
 
 def _container_drift(key: EndpointKey, attachment: Attachment, netns: Netns) -> list[Drift]:
-    """The sandbox's side, from inside its namespace."""
-    inside = Socket()
+    """The sandbox's side."""
+    inside = netns.socket()
     container_end = link.find(inside, key.ifname)
     what = f"container end {key.ifname}"
     if container_end is None:
@@ -450,7 +442,6 @@ def _container_drift(key: EndpointKey, attachment: Attachment, netns: Netns) -> 
         resolved = _resolved(wanted, first)
         if not any(_serves(each, resolved) for each in routes):
             found.append(Drift(f"routes of {what}", route.describe(resolved), "no such route"))
-    inside.close()
     return found
 
 

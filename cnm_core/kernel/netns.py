@@ -6,6 +6,7 @@ from posix import open as open_file
 
 from cnm_core.errors import InvalidNetNS
 from cnm_core.kernel import sysctl
+from cnm_core.kernel.netlink import Socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Netns:
         self.path = path
         self.inode = fstat(fd).st_ino
         self._home = -1
+        self._socket: Socket | None = None
 
     def __enter__(self) -> "Self":
         self._home = open_file("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
@@ -72,9 +74,12 @@ class Netns:
         """What tells this namespace from every other, also one of another boot."""
         return f"{sysctl.get('kernel', 'random', 'boot_id')}:{self.inode}"
 
-    def close(self) -> None:
-        """Close the file; the object is of no use after it."""
-        close(self.fd)
+    def socket(self) -> Socket:
+        """A netlink socket of the namespace, which works without being in it."""
+        if self._socket is None:
+            with self:
+                self._socket = Socket()
+        return self._socket
 
 
 def open_netns(path: str) -> Netns:
