@@ -5,7 +5,7 @@ change the kernel, answer. Whatever prefix of it a kill leaves, `detach` and `co
 repair, and so does the next `attach` of the same endpoint.
 """
 
-from cnm_core.errors import Drifted, Error, InterfaceExists, NotAvailable, Several, StateFailure
+from cnm_core.errors import Drifted, Error, InterfaceExists, NotAvailable, StateFailure, raise_all
 from cnm_core.kernel.netns import Netns, find_netns
 from cnm_core.model import (
     Addressing,
@@ -206,10 +206,7 @@ class NetworkController:
             ipam.collect(valid)
         except Error as error:
             failures.append(error)
-        if len(failures) == 1:
-            raise failures[0]
-        if failures:
-            raise Several("; ".join(error.msg for error in failures))
+        raise_all(failures)
 
     def check_status(self, network: Network, ipam: "IpamDriver") -> None:
         """Raise NotAvailable unless the network can take another endpoint."""

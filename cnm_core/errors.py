@@ -128,3 +128,11 @@ class Reported(Error):
     def __init__(self, code: int, msg: str, *, details: str = "") -> None:
         super().__init__(msg, details=details)
         self.code = code
+
+
+def raise_all(failures: list[Error]) -> None:
+    """Raise what went wrong in steps that went on past each other's failures."""
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise Several("; ".join(error.msg for error in failures))

@@ -20,13 +20,14 @@ from cnm_core import json
 from cnm_core.cni import result
 from cnm_core.cni.invocation import Invocation
 from cnm_core.errors import (
+    DecodingFailure,
     DelegateFailed,
     Error,
     InvalidEnvironment,
     InvalidNetworkConfig,
     Reported,
 )
-from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool
+from cnm_core.model import Addressing, Attachment, Drift, EndpointKey, Lease, Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,17 +50,10 @@ class DelegatedIpam:
     def request(self, key: EndpointKey) -> Addressing:
         """ADD; where that fails, DEL as well, before the error is passed on."""
         try:
-            output = self._call("ADD")
-            attachment = result.from_document(json.loads(output), self._invocation.version)
-            if not attachment.leases:
-                raise DelegateFailed(f'IPAM plugin "{self._kind}" returned no address')
-        except (Error, ValueError) as failure:
+            attachment = self._result(self._call("ADD"))
+        except Error:
             self._undo()
-            if isinstance(failure, Error):
-                raise
-            raise DelegateFailed(
-                f'IPAM plugin "{self._kind}" answered ADD with no JSON: {failure}'
-            ) from None
+            raise
         return Addressing(attachment.leases, attachment.routes, attachment.dns)
 
     def release(self, key: EndpointKey) -> None:
@@ -78,6 +72,18 @@ class DelegatedIpam:
     def check_status(self) -> None:
         """STATUS, whose error is passed on."""
         self._call("STATUS")
+
+    def _result(self, output: str) -> Attachment:
+        try:
+            attachment = result.from_document(json.loads(output), self._invocation.version)
+        except (DecodingFailure, ValueError) as failure:
+            raise DelegateFailed(
+                f'IPAM plugin "{self._kind}" answered ADD with what is no result: {failure}',
+                details=output[:400],
+            ) from None
+        if not attachment.leases:
+            raise DelegateFailed(f'IPAM plugin "{self._kind}" returned no address')
+        return attachment
 
     def _undo(self) -> None:
         try:

@@ -30,6 +30,8 @@ _NEEDS = {
     "VERSION": (),
 }
 _STDIN_LIMIT = 16 << 20
+# Container ID and interface name together are a file name, which has 255 bytes at most.
+_LENGTH_LIMIT = 200
 
 
 class Invocation(Record):
@@ -204,6 +206,10 @@ def arguments(text: str) -> dict[str, str]:
 def _check(variable: str, value: str, meaning: "Callable[[str], str]") -> None:
     if not value:
         return
+    if len(value) > _LENGTH_LIMIT:
+        raise InvalidEnvironment(
+            f"{variable} must be at most {_LENGTH_LIMIT} characters long, got {len(value)}"
+        )
     try:
         meaning(value)
     except ValueError as error:

@@ -6,6 +6,7 @@ family; MTUs and the newer attributes of routes came with 1.1.0.
 """
 
 from cnm_core import json
+from cnm_core.cni.invocation import VERSIONS
 from cnm_core.errors import DecodingFailure, InvalidNetworkConfig
 from cnm_core.inet import format_ip, parse_address, parse_ip
 from cnm_core.model import Attachment, Dns, Interface, Lease, Route
@@ -46,7 +47,9 @@ def from_document(document: object, version: str) -> Attachment:
     """
     try:
         fields = _object(document)
-        version = str(fields.get("cniVersion") or version)
+        version = _text(fields.get("cniVersion") or version)
+        if version not in VERSIONS:
+            raise ValueError(f'cniVersion "{version}" is not supported')
         if version in OLD:
             return _from_old(fields)
         ips = [_object(each) for each in _list(fields.get("ips"))]

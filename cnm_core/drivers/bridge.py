@@ -4,6 +4,7 @@ from errno import EEXIST
 from posix import urandom
 from time import monotonic, sleep
 
+from cnm_core import json
 from cnm_core.config.bridge import BridgeConfig, bridge_config
 from cnm_core.errors import (
     Error,
@@ -297,10 +298,10 @@ def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
         ("ipMasq", options.ip_masq),
         ("macspoofchk", options.macspoofchk),
         ("vlan", options.vlan),
-        ("vlanTrunk", bool(options.vlan_trunk)),
+        ("vlanTrunk", options.vlan_trunk),
     ):
         if value:
-            text = str(value).lower()
+            text = json.shorten(value)
             raise UnsupportedField(f"{key}: {text} is not supported yet", details="leave it out")
 
 
@@ -451,6 +452,5 @@ def _serves(present: Route, wanted: Route) -> bool:
         return False
     if wanted.destination.prefix and wanted.gateway and present.gateway != wanted.gateway:
         return False
-    table = route.RT_TABLE_MAIN if wanted.table is None else wanted.table
-    priority_matches = wanted.priority is None or present.priority == wanted.priority
-    return present.table == table and priority_matches
+    # Results before 1.1.0 say neither table nor priority.
+    return wanted.table in (None, present.table) and wanted.priority in (None, present.priority)

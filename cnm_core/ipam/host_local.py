@@ -3,10 +3,12 @@
 from cnm_core.config.host_local import HostLocalConfig, RangeConfig
 from cnm_core.errors import (
     AddressInUse,
+    Error,
     InvalidNetworkConfig,
     NotAvailable,
     PoolExhausted,
     TryAgainLater,
+    raise_all,
 )
 from cnm_core.inet import Address, format_ip, to_int, to_ip
 from cnm_core.model import Addressing, Dns, Drift, EndpointKey, Lease, Pool, Route
@@ -95,13 +97,21 @@ class HostLocal:
         if not self._allocations.exists():
             return
         containers = {key.container_id for key in valid}
+        failures: list[Error] = []
         with self._allocations as allocations:
             for owner in list(allocations.owners()):
-                known = owner in valid or (not owner.ifname and owner.container_id in containers)
-                if not known:
+                if owner in valid or (not owner.ifname and owner.container_id in containers):
+                    continue
+                try:
                     allocations.release(owner)
+                except Error as error:
+                    failures.append(error)
             for ip in allocations.ownerless():
-                allocations.release_ownerless(ip)
+                try:
+                    allocations.release_ownerless(ip)
+                except Error as error:
+                    failures.append(error)
+        raise_all(failures)
 
     def check_status(self) -> None:
         """Raise NotAvailable where a range set has no address left."""

@@ -35,6 +35,7 @@ from posix import open as open_file
 from time import time_ns
 
 from cnm_core.config import formats
+from cnm_core.errors import StateFailure
 from cnm_core.inet import format_ip, parse_ip, to_int
 from cnm_core.model import EndpointKey
 from cnm_core.store import files
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 BLOCK_BITS = 16
 _BLOCK_BYTES = (1 << BLOCK_BITS) // 8
+_NAME_LIMIT = 255
 _NOBODY = EndpointKey("", "")
 
 
@@ -96,7 +98,10 @@ class Allocations:
 
     def owner_of(self, ip: bytes) -> EndpointKey | None:
         """The owner of an address: None if it is free, empty where its file names nobody."""
-        content = files.read_text(f"{self._files}/{format_ip(ip)}", 4096)
+        try:
+            content = files.read_text(f"{self._files}/{format_ip(ip)}", 4096)
+        except StateFailure:
+            return _NOBODY  # a directory, a link, a bad block: in use, nobody knows by whom
         return None if content is None else _owner_in(content)
 
     def owners(self) -> "Iterator[EndpointKey]":
@@ -235,7 +240,8 @@ class Allocations:
             bits = blocks.setdefault((block, len(ip)), bytearray(_BLOCK_BYTES))
             bits[bit >> 3] |= 1 << (bit & 7)
         for owner, ips in owned.items():
-            self._note(owner, ips)
+            if len(str(owner)) <= _NAME_LIMIT:  # a longer one is a Go plugin's own affair
+                self._note(owner, ips)
         for (block, length), bits in blocks.items():
             fd = open_file(self._block_path(block, length), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
             pwrite(fd, bits, 0)

@@ -19,7 +19,6 @@ from cnm_core.model import Addressing, Endpoint, EndpointKey, Lease, Pool, Sandb
 from cnm_core.store import files
 
 FORMAT = 1
-_NAME_LIMIT = 240
 
 
 class EndpointStore:
@@ -64,10 +63,6 @@ class EndpointStore:
         return f"{self._directory}/{network}"
 
     def _path(self, network: str, key: EndpointKey) -> str:
-        if len(key.container_id) > _NAME_LIMIT - 16:
-            raise StateFailure(
-                f'container ID "{key.container_id[:32]}..." is longer than {_NAME_LIMIT - 16} bytes'
-            )
         return f"{self._network(network)}/{key}"
 
 

@@ -86,11 +86,15 @@ def replace(path: str, content: str, mode: int = 0o600) -> None:
     """Write a file so that readers find the old content or the new, never a part."""
     directory, _, name = path.rpartition("/")
     temporary = f"{directory}/.{name}.new"
-    write_whole(temporary, content, mode)
     try:
+        write_whole(temporary, content, mode)
         rename(temporary, path)
     except OSError as error:
+        remove(temporary)
         raise failure("write", path, error) from None
+    except StateFailure:
+        remove(temporary)
+        raise
 
 
 def remove(path: str) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import report
 from cases import CASES, Case
-from peers import OURS, Peer
+from peers import OURS, Peer, adopt_orphans
 from results import Results
 from trial import NotSupported, Trial
 from world import World, WorldError, require_host, unshared
@@ -94,6 +94,7 @@ def inside(options: argparse.Namespace) -> int:
     """Run the cases and report."""
     scratch: Path = options.inside
     gc.disable()
+    adopt_orphans()
     world = World(scratch)
     peers = find_peers(options.peers)
     setting = report.Setting.of(command(options), peers, scratch)

@@ -119,8 +119,13 @@ def document(results: Results, setting: Setting) -> str:
         "In ms where no unit stands; cpu is the median of user and system time.",
         sample_table(results),
     ]
-    if results.notes:
-        parts += ["### Left out", "\n".join(f"- {note}" for note in results.notes)]
+    lingering = [
+        f"{verb} of {peer} leaves processes behind, for {wall:.0f} ms at most: the next call"
+        " waits for their end, and cpu is with theirs"
+        for (verb, peer), wall in results.lingering.items()
+    ]
+    if notes := lingering + results.notes:
+        parts += ["### Notes", "\n".join(f"- {note}" for note in notes)]
     if results.failures:
         parts += ["### Failures", "\n".join(f"- {line}" for line in failures(results))]
     return "\n\n".join(parts) + "\n"
@@ -190,6 +195,7 @@ def as_json(results: Results, setting: Setting) -> dict[str, Any]:
             for (case, op), row in results.rows.items()
         ],
         "notes": results.notes,
+        "lingering": {" ".join(key): wall for key, wall in results.lingering.items()},
         "failures": results.failures,
     }
 

@@ -40,11 +40,15 @@ class Row:
 
 @dataclass
 class Results:
-    """Rows by case and operation; failures by place; notes in the order they came up."""
+    """Rows by case and operation; failures by place; notes in the order they came up.
+
+    For each verb and peer that leave processes behind: how many milliseconds at most.
+    """
 
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     failures: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    lingering: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def record(
         self,
@@ -65,6 +69,9 @@ class Results:
 
     def fail(self, place: str, message: str) -> None:
         self.failures.setdefault(place, []).append(message)
+
+    def linger(self, verb: str, peer: str, wall: float) -> None:
+        self.lingering[verb, peer] = max(wall, self.lingering.get((verb, peer), 0))
 
     def note(self, text: str) -> None:
         if text not in self.notes:

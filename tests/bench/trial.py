@@ -7,7 +7,16 @@ from time import perf_counter
 from typing import Any
 
 from networks import Config, encode
-from peers import OURS, Attachment, Outcome, Peer, Process, container_id, environment
+from peers import (
+    OURS,
+    Attachment,
+    Outcome,
+    Peer,
+    Process,
+    await_orphans,
+    container_id,
+    environment,
+)
 from results import Results
 from world import World
 
@@ -79,6 +88,13 @@ class Trial:
             return None
         return dict(answer)
 
+    def settle(self, peer: Peer, verb: str) -> float:
+        """Wait for what calls have left behind; its CPU time belongs to them."""
+        orphans = await_orphans()
+        if orphans.count:
+            self.results.linger(verb, peer.label, orphans.wall)
+        return orphans.cpu
+
     def call(
         self,
         peer: Peer,
@@ -92,10 +108,11 @@ class Trial:
     ) -> dict[str, Any] | None:
         """One call; recorded where it is timed and succeeds."""
         outcome = self.start(peer, plugin, verb, config, attachment).finish()
+        cpu = outcome.cpu + self.settle(peer, verb)
         answer = self.checked(peer, verb, outcome)
         if timed and answer is not None:
             row = case or self.case
-            self.results.record(row, verb, peer.label, outcome.wall, outcome.cpu)
+            self.results.record(row, verb, peer.label, outcome.wall, cpu)
         return answer
 
     def attach(
@@ -133,12 +150,12 @@ class Trial:
                 processes = [self.start(peer, plugin, verb, config, each) for each in attachments]
                 outcomes = [process.finish() for process in processes]
                 wall = (perf_counter() - begun) * 1e3
+                cpu = sum(outcome.cpu for outcome in outcomes) + self.settle(peer, verb)
                 answers = [self.checked(peer, verb, outcome) for outcome in outcomes]
                 good = None not in answers
                 if verb == "ADD":
                     good &= self._all_distinct(peer, answers)
                 if good and number >= 0:
-                    cpu = sum(outcome.cpu for outcome in outcomes)
                     op = f"{verb} ×{count}"
                     self.results.record(self.case, op, peer.label, wall, cpu, calls=count)
             self.world.clear_host()
@@ -164,6 +181,7 @@ class Trial:
             if flaw is not None and outcome.exit_code == 0:
                 problem = flaw()
             self.start(peer, plugin, "DEL", config, attachment).finish()
+            self.settle(peer, "DEL")
             if not problem:
                 supporting.append(peer)
             elif peer.label == OURS:
