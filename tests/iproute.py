@@ -93,9 +93,10 @@ class Netns:
         """The value of a setting below /proc/sys/net."""
         return self.run(["cat", "/".join(("/proc/sys/net", *path))]).strip()
 
-    def reaches(self, address: str) -> bool:
-        """Whether an address answers a ping."""
-        command = ["ip", "netns", "exec", self.name, "ping", "-n", "-c1", "-W1", address]
+    def reaches(self, address: str, *, seconds: int = 1) -> bool:
+        """Whether an address answers a ping within some seconds."""
+        ping = ["ping", "-n", "-q", "-c1", f"-w{seconds}", address]
+        command = ["ip", "netns", "exec", self.name, *ping]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
     @contextmanager

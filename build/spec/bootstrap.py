@@ -7,6 +7,9 @@ microseconds a module, a fifth of a whole ADD. Whatever is in no bundle is impor
 
 import sys
 from _imp import get_frozen_object
+from posix import _exit, write
+
+from _cnm import called_as
 
 Module = type(sys)
 
@@ -32,10 +35,12 @@ def load(bundle: str) -> None:
 
 def main() -> None:
     """Run the plugin that the program's name asks for."""
-    name = sys.argv[0].rpartition("/")[2]
+    name = called_as.rpartition("/")[2]
     executables = dict(constant("cnm_executables", "EXECUTABLES"))
     if name not in executables:
-        sys.exit(f"{name}: is no plugin; call this file by one of {', '.join(executables)}")
+        known = ", ".join(executables)
+        write(2, f"{name}: is no plugin; call this file by one of {known}\n".encode())
+        _exit(2)
     entry = f"plugins.{executables[name]}"
     load("main")
 

@@ -41,9 +41,15 @@ static struct PyModuleDef cnm_module = {
     NULL, NULL, NULL, NULL,
 };
 
+static const char *called_as = "";
+
 static PyObject *cnm_init(void)
 {
-    return PyModule_Create(&cnm_module);
+    PyObject *module = PyModule_Create(&cnm_module);
+
+    if (module && PyModule_AddObject(module, "called_as", PyUnicode_DecodeFSDefault(called_as)))
+        return NULL;
+    return module;
 }
 
 /*
@@ -65,12 +71,19 @@ static void fail_if(PyStatus status)
         Py_ExitStatusException(status);
 }
 
+/*
+ * CPython's core and no more ("Multi-Phase Initialization" of its C API): built-in and
+ * frozen modules import, and text is UTF-8. What the second phase would add, a plugin never
+ * asks for and would pay a millisecond for: sys.stdout and its codecs, imports from files, sys.argv.
+ */
 int main(int argc, char **argv)
 {
     PyPreConfig before;
     PyConfig config;
 
     populate_data();
+    if (argc > 0)
+        called_as = argv[0];
     PyImport_FrozenModules = cnm_modules;
     if (PyImport_AppendInittab("_cnm", cnm_init))
         return 255;
@@ -86,9 +99,9 @@ int main(int argc, char **argv)
     config.optimization_level = 2;
     config.install_signal_handlers = 0;
     config.parse_argv = 0;
+    config._init_main = 0;
     /* No search path: a module that is not frozen does not exist. */
     config.module_search_paths_set = 1;
-    fail_if(PyConfig_SetBytesArgv(&config, argc, argv));
     fail_if(PyConfig_SetString(&config, &config.executable, L""));
     fail_if(PyConfig_SetString(&config, &config.base_executable, L""));
     fail_if(PyConfig_SetString(&config, &config.prefix, L""));
@@ -101,6 +114,6 @@ int main(int argc, char **argv)
     /* A process of some milliseconds has no garbage worth looking for. */
     PyGC_Disable();
     if (PyImport_ImportModule("cnm_bootstrap") == NULL)
-        PyErr_Print();
+        fputs("cnm: the runtime is damaged: it cannot load its own modules\n", stderr);
     return 255;
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import CodeType
 
 PACKAGES = ("cnm_core", "plugins")
-# What the interpreter itself imports before our first line, and has not frozen already.
+# What the interpreter imports when text is in a form that its own C code does not know.
 ENCODINGS = ("encodings", "encodings.aliases", "encodings.utf_8")
 
 
@@ -50,7 +50,7 @@ def build(
 
 
 def standard_modules() -> dict[str, Path]:
-    """The modules of the standard library that every start needs."""
+    """The modules of the standard library that the interpreter may ask for."""
     library = Path(sysconfig.get_path("stdlib"))
     sources = {name: library.joinpath(*name.split(".")) for name in ENCODINGS}
     return {

@@ -208,7 +208,8 @@ def _check(variable: str, value: str, meaning: "Callable[[str], str]") -> None:
         return
     if len(value) > _LENGTH_LIMIT:
         raise InvalidEnvironment(
-            f"{variable} must be at most {_LENGTH_LIMIT} characters long, got {len(value)}"
+            f"{variable} must be at most {_LENGTH_LIMIT} characters long, got {len(value)}",
+            details=value,
         )
     try:
         meaning(value)

@@ -240,8 +240,7 @@ class Allocations:
             bits = blocks.setdefault((block, len(ip)), bytearray(_BLOCK_BYTES))
             bits[bit >> 3] |= 1 << (bit & 7)
         for owner, ips in owned.items():
-            if len(str(owner)) <= _NAME_LIMIT:  # a longer one is a Go plugin's own affair
-                self._note(owner, ips)
+            self._note(owner, ips)
         for (block, length), bits in blocks.items():
             fd = open_file(self._block_path(block, length), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
             pwrite(fd, bits, 0)
@@ -267,9 +266,10 @@ def _owner_in(content: str) -> EndpointKey:
     container_id, _, ifname = content.strip().partition("\n")
     try:
         container_id = formats.name(container_id.strip())
-        return EndpointKey(container_id, formats.interface_name(ifname) if ifname else "")
+        owner = EndpointKey(container_id, formats.interface_name(ifname) if ifname else "")
     except ValueError:
         return _NOBODY
+    return owner if len(str(owner)) <= _NAME_LIMIT else _NOBODY
 
 
 def _first_zero(used: bytes, bit: int) -> int | None:
