@@ -7,11 +7,11 @@ from time import monotonic, sleep
 from cnm_core import json
 from cnm_core.config.bridge import BridgeConfig, bridge_config
 from cnm_core.errors import (
-    Error,
-    InterfaceExists,
+    AddressInUse,
     InvalidNetworkConfig,
     KernelRefused,
     NotAvailable,
+    TryAgainLater,
     UnsupportedField,
 )
 from cnm_core.inet import Address, format_mac, to_int, to_ip
@@ -95,32 +95,24 @@ class Bridge:
         return endpoint.replace(host_link=_random_name(), mac=endpoint.mac or _random_mac())
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
-        """The veth pair, its addresses and routes. Raises InterfaceExists, KernelRefused."""
+        """The veth pair, its addresses and routes. Raises KernelRefused, AddressInUse."""
         options = _options(network)
         assert self._bridge is not None and endpoint.mac is not None
-        bridge = self._bridge
+        answers = self._host.request(
+            link.create_veth(
+                endpoint.host_link,
+                mac=_random_mac(),
+                mtu=options.mtu or self._bridge.mtu,
+                master=self._bridge.index,
+                peer_name=endpoint.key.ifname,
+                peer_mac=endpoint.mac,
+                peer_netns=netns.fd,
+            ),
+            link.get(endpoint.host_link),
+            link.get(self._bridge.name),  # its MTU may have followed the new port's
+        )
         try:
-            answers = self._host.request(
-                link.create_veth(
-                    endpoint.host_link,
-                    mac=_random_mac(),
-                    mtu=options.mtu or bridge.mtu,
-                    master=bridge.index,
-                    peer_name=endpoint.key.ifname,
-                    peer_mac=endpoint.mac,
-                    peer_netns=netns.fd,
-                ),
-                link.get(endpoint.host_link),
-            )
-        except KernelRefused as error:
-            if error.errno == EEXIST and self.joined(endpoint.key, netns):
-                raise InterfaceExists(
-                    f'interface "{endpoint.key.ifname}" already exists in "{netns.path}"',
-                    details="choose another CNI_IFNAME, or DEL the attachment that has it",
-                ) from None
-            raise
-        try:
-            host_end = link.parse(answers[1])
+            host_end, bridge = link.parse(answers[1]), link.parse(answers[2])
             self._configure_port(network, endpoint, host_end, options)
             container_end = _configure(endpoint, options, netns)
         except BaseException:
@@ -128,11 +120,9 @@ class Bridge:
             raise
         return Attachment(
             interfaces=(
-                Interface(bridge.name, format_mac(bridge.mac), bridge.mtu),
-                Interface(host_end.name, format_mac(host_end.mac), host_end.mtu),
-                Interface(
-                    container_end.name, format_mac(container_end.mac), container_end.mtu, netns.path
-                ),
+                _interface(bridge),
+                _interface(host_end),
+                _interface(container_end, netns.path),
             ),
             leases=endpoint.addressing.leases,
             lease_interfaces=(2,) * len(endpoint.addressing.leases),
@@ -202,24 +192,31 @@ class Bridge:
         for lease in leases:
             assert lease.gateway is not None
             wanted = Address(lease.gateway, lease.address.prefix)
+            if all(each.address != wanted for each in present):
+                conflicting = [each for each in present if _conflicts(each, wanted)]
+                self._add_gateway(bridge, wanted, conflicting, options)
             _enable_forwarding(wanted.version)
-            if any(each.address == wanted for each in present):
-                continue
-            for each in present:
-                if not _conflicts(each, wanted):
-                    continue
-                if not options.force_address:
-                    raise InvalidNetworkConfig(
-                        f'bridge: "{bridge.name}" already has an IP address different from '
-                        f"{wanted}: {each.address}",
-                        details="use another bridge for this network, or forceAddress: true",
-                    )
-                self._host.request(address.delete(bridge.index, each.address))
-            try:
-                self._host.request(address.add(bridge.index, wanted))
-            except KernelRefused as error:
-                if error.errno != EEXIST:  # another network of the same bridge was faster
-                    raise
+
+    def _add_gateway(
+        self,
+        bridge: Link,
+        wanted: Address,
+        conflicting: list[address.LinkAddress],
+        options: BridgeConfig,
+    ) -> None:
+        for each in conflicting:
+            if not options.force_address:
+                raise InvalidNetworkConfig(
+                    f'bridge: "{bridge.name}" already has an IP address different from '
+                    f"{wanted}: {each.address}",
+                    details="use another bridge for this network, or forceAddress: true",
+                )
+            self._host.request(address.delete(bridge.index, each.address))
+        try:
+            self._host.request(address.add(bridge.index, wanted))
+        except KernelRefused as error:
+            if error.errno != EEXIST:  # another network of the same bridge was faster
+                raise
 
     def _configure_port(
         self, network: Network, endpoint: Endpoint, host_end: Link, options: BridgeConfig
@@ -321,6 +318,10 @@ def _first_host(of: Address) -> bytes:
     return to_ip(to_int(of.network.ip) + 1, len(of.ip))
 
 
+def _interface(of: Link, sandbox: str = "") -> Interface:
+    return Interface(of.name, format_mac(of.mac), of.mtu, sandbox)
+
+
 def _random_name() -> str:
     return "veth" + urandom(4).hex()
 
@@ -392,17 +393,20 @@ def _enable_ipv6(name: str) -> None:
 
 
 def _wait_for_dad(inside: Socket, container_end: Link) -> None:
-    """Wait until no address is tentative. Raises Error for a duplicate."""
+    """Wait until no address is tentative. Raises AddressInUse for a duplicate."""
     deadline = monotonic() + _DAD_SECONDS
     while True:
         present = address.list_of(inside, container_end.index)
         for each in present:
             if each.flags & address.IFA_F_DADFAILED:
-                raise Error(f"{each.address} of {container_end.name} is in use on the network")
+                raise AddressInUse(
+                    f"{each.address} of {container_end.name} is in use on the network",
+                    details="another station answered duplicate address detection",
+                )
         if not any(each.flags & address.IFA_F_TENTATIVE for each in present):
             return
         if monotonic() > deadline:
-            raise Error(f"duplicate address detection took more than {_DAD_SECONDS} s")
+            raise TryAgainLater(f"duplicate address detection took more than {_DAD_SECONDS} s")
         sleep(0.01)
 
 

@@ -267,9 +267,7 @@ def test_families_mixed_in_one_set(refusal: Refusal, config: Config) -> None:
     [("10.1.0.9", "10.1.0.8"), ("10.1.0.1", "10.1.0.1"), ("10.1.0.255", "10.1.0.255")],
     ids=["backwards", "gateway only", "broadcast only"],
 )
-def test_a_range_without_addresses(
-    refusal: Refusal, config: Config, start: str, end: str
-) -> None:
+def test_a_range_without_addresses(refusal: Refusal, config: Config, start: str, end: str) -> None:
     """spec: error 7 for a range that has nothing to give."""
     empty = [[{"subnet": SUBNET, "rangeStart": start, "rangeEnd": end}]]
     message = refusal.of(cni.changed(config, "ipam.ranges", empty), INVALID_CONFIG)
@@ -494,9 +492,7 @@ CORRUPTIONS = {
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_a_corrupted_address_file(
-    endpoint: MakeEndpoint, config: Config, corruption: str
-) -> None:
+def test_a_corrupted_address_file(endpoint: MakeEndpoint, config: Config, corruption: str) -> None:
     """An address whose file names nobody is not given away until GC frees it."""
     directory = cni.LEASES / "blue"
     directory.mkdir(parents=True)

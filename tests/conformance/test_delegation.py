@@ -283,9 +283,7 @@ def test_a_plugin_that_is_killed(eth0: Endpoint, foreign: Foreign, config: Confi
 
 
 @pytest.mark.parametrize("name", ["bin/foreign", "../bin/foreign", "/bin/true", ".", ".."])
-def test_a_name_is_no_path(
-    eth0: Endpoint, foreign: Foreign, config: Config, name: str
-) -> None:
+def test_a_name_is_no_path(eth0: Endpoint, foreign: Foreign, config: Config, name: str) -> None:
     """Reference library: a plugin's name has no slash."""
     error = eth0.call("ADD", config | {"ipam": {"type": name}}).error(INVALID_CONFIG)
     assert name in error["msg"]

@@ -94,9 +94,7 @@ def test_default_name_of_the_bridge(endpoint: MakeEndpoint, config: Config) -> N
     assert HOST.link("cni0")["linkinfo"]["info_kind"] == "bridge"
 
 
-def test_a_bridge_that_is_there(
-    endpoint: MakeEndpoint, config: Config
-) -> None:
+def test_a_bridge_that_is_there(endpoint: MakeEndpoint, config: Config) -> None:
     """A bridge of that name is used as it is, and brought up; its MAC stays."""
     HOST.ip("link", "add", BRIDGE, "address", MACS[0], "type", "bridge", "ageing_time", "1000")
     before = HOST.link(BRIDGE)
@@ -316,9 +314,7 @@ def test_enabledad(endpoint: MakeEndpoint, dual: Config) -> None:
     assert not info.get("tentative")
 
 
-def test_a_duplicate_address(
-    endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual: Config
-) -> None:
+def test_a_duplicate_address(endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual: Config) -> None:
     """With enabledad an address that somebody else has is an error; nothing is left."""
     somebody = endpoint()
     somebody.add(dual)
@@ -390,9 +386,7 @@ def test_no_port_isolation(endpoint: MakeEndpoint, config: Config) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.3.1", "1.1.0"])
-def test_disable_container_interface(
-    endpoint: MakeEndpoint, layer2: Config, version: str
-) -> None:
+def test_disable_container_interface(endpoint: MakeEndpoint, layer2: Config, version: str) -> None:
     """disableContainerInterface leaves the container end down."""
     disabled = layer2 | {"disableContainerInterface": True, "cniVersion": version}
     eth0 = endpoint()
