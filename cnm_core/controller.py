@@ -15,7 +15,6 @@ from cnm_core.model import (
     EndpointKey,
     Lease,
     Network,
-    Pool,
     Sandbox,
 )
 from cnm_core.store.endpoints import EndpointStore
@@ -107,7 +106,7 @@ class NetworkController:
             endpoint = self._driver.create_endpoint(network, endpoint)
             self._store.save(endpoint)
         except BaseException:
-            ipam.release(key)
+            _undo(ipam.release, key)
             raise
         return endpoint
 
@@ -115,9 +114,9 @@ class NetworkController:
         """Connect the endpoint with its sandbox."""
         return self._driver.join(network, endpoint, netns)
 
-    def leave(self, network: str, key: EndpointKey, netns: Netns | None) -> None:
-        """Disconnect the endpoint; the sandbox may be gone, and so may the record."""
-        self._driver.leave(key, self.endpoint(network, key), netns)
+    def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
+        """Disconnect the endpoint; its sandbox may be gone, and so may its record."""
+        self._driver.leave(key, endpoint, netns)
 
     def delete_endpoint(self, network: str, key: EndpointKey, ipam: "IpamDriver") -> None:
         """ReleaseAddress, and forget the endpoint."""
@@ -144,15 +143,24 @@ class NetworkController:
         try:
             return self.join(network, endpoint, netns)
         except BaseException:
-            self.delete_endpoint(network.name, key, ipam)
+            _undo(self.delete_endpoint, network.name, key, ipam)
             raise
 
     def detach(
-        self, network: str, key: EndpointKey, netns: Netns | None, ipam: "IpamDriver"
+        self,
+        network: str,
+        key: EndpointKey,
+        netns: Netns | None,
+        ipam_of: "Callable[[Endpoint | None], IpamDriver]",
     ) -> None:
-        """Leave and DeleteEndpoint; of what is gone already, nothing."""
-        self.leave(network, key, netns)
-        self.delete_endpoint(network, key, ipam)
+        """Leave and DeleteEndpoint; of what is gone already, nothing.
+
+        `ipam_of` gives the driver that takes the addresses back, from the endpoint's
+        record or, where there is none, from what else is known.
+        """
+        endpoint = self.endpoint(network, key)
+        self.leave(key, endpoint, netns)
+        self.delete_endpoint(network, key, ipam_of(endpoint))
 
     def endpoint(self, network: str, key: EndpointKey) -> Endpoint | None:
         """The endpoint's record; None where there is none, or one that makes no sense."""
@@ -184,8 +192,7 @@ class NetworkController:
         self,
         network: str,
         valid: "Collection[EndpointKey]",
-        ipam: "IpamDriver",
-        pools: "Callable[[Pool], IpamDriver]",
+        ipam_of: "Callable[[Endpoint | None], IpamDriver]",
     ) -> None:
         """Remove every endpoint that is not valid, then addresses without an endpoint.
 
@@ -197,13 +204,12 @@ class NetworkController:
                 continue
             endpoint = self.endpoint(network, key)
             netns = find_netns(endpoint.sandbox.netns) if endpoint else None
-            owner = pools(endpoint.pool) if endpoint else ipam
             try:
-                self.detach(network, key, netns, owner)
+                self.detach(network, key, netns, ipam_of)
             except Error as error:
                 failures.append(error)
         try:
-            ipam.collect(valid)
+            ipam_of(None).collect(valid)
         except Error as error:
             failures.append(error)
         raise_all(failures)
@@ -238,4 +244,12 @@ class NetworkController:
                 details="choose another CNI_IFNAME, or DEL the attachment that has it",
             )
         if self.endpoint(network, key) is not None:
-            self.detach(network, key, netns, ipam)
+            self.detach(network, key, netns, lambda _: ipam)
+
+
+def _undo(step: "Callable[..., None]", *arguments: object) -> None:
+    """Undo a step of something that failed."""
+    try:
+        step(*arguments)
+    except Error:
+        pass  # the failure that is being undone says more; DEL undoes the rest

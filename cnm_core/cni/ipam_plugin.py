@@ -60,5 +60,5 @@ def _driver(call: Invocation) -> HostLocal:
 
 def _releasing(call: Invocation) -> "IpamDriver":
     ipam = call.config.get("ipam")
-    own = {**ipam, "type": "host-local"} if type(ipam) is dict else {}
+    own = {**(ipam if type(ipam) is dict else {}), "type": "host-local"}
     return pools.releasing_driver(call, own)

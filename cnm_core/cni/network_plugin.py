@@ -46,7 +46,7 @@ class NetworkPlugin:
         try:
             return result.to_document(_with_dns(attachment, config), call.version)
         except Error:
-            controller.detach(network.name, call.key, netns, ipam)
+            controller.detach(network.name, call.key, netns, lambda _: ipam)
             raise
 
     def delete(self, call: Invocation) -> None:
@@ -55,13 +55,9 @@ class NetworkPlugin:
         netns = find_netns(call.netns)
         if netns is not None:
             call.refuse_namespace(netns.inode, own_inode())
-        controller = self._controller(config)
-        endpoint = controller.endpoint(call.network, call.key)
-        if endpoint is not None:
-            ipam = pools.driver_of(call, endpoint.pool)
-        else:
-            ipam = pools.releasing_driver(call, config.ipam)
-        controller.detach(call.network, call.key, netns, ipam)
+        self._controller(config).detach(
+            call.network, call.key, netns, lambda endpoint: pools.driver_of(call, endpoint, config)
+        )
 
     def check(self, call: Invocation) -> None:
         """CHECK: an error says how the endpoint differs from the previous result."""
@@ -76,9 +72,8 @@ class NetworkPlugin:
         """GC: every endpoint of the network that is not a valid attachment goes."""
         valid = valid_attachments(call.config)
         config = _lenient(call)
-        ipam = pools.releasing_driver(call, config.ipam)
         self._controller(config).collect(
-            call.network, valid, ipam, lambda pool: pools.driver_of(call, pool)
+            call.network, valid, lambda endpoint: pools.driver_of(call, endpoint, config)
         )
 
     def status(self, call: Invocation) -> None:
