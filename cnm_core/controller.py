@@ -13,6 +13,7 @@ from cnm_core.model import (
     Drift,
     Endpoint,
     EndpointKey,
+    EndpointOptions,
     Lease,
     Network,
     Sandbox,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     class Driver(Protocol):
         """What the controller asks of a network driver."""
 
-        def validate(self, network: Network) -> None:
+        def validate(self, network: Network, options: EndpointOptions) -> None:
             """Refuse what cannot work, before anything is changed. InvalidNetworkConfig."""
 
         def complete(self, network: Network, addressing: Addressing) -> Addressing:
@@ -85,12 +86,9 @@ class NetworkController:
         key: EndpointKey,
         sandbox: Sandbox,
         ipam: "IpamDriver",
-        mac: bytes | None,
+        options: EndpointOptions,
     ) -> Endpoint:
-        """RequestAddress and CreateEndpoint: claimed and recorded, and nothing made yet.
-
-        `mac` None leaves the choice to the driver.
-        """
+        """RequestAddress and CreateEndpoint: claimed and recorded, and nothing made yet."""
         addressing = ipam.request(key)
         try:
             addressing = self._driver.complete(network, addressing)
@@ -99,7 +97,8 @@ class NetworkController:
                 network=network.name,
                 key=key,
                 sandbox=sandbox,
-                mac=mac,
+                mac=options.mac,
+                ports=options.ports,
                 pool=network.pool,
                 addressing=addressing,
             )
@@ -129,17 +128,17 @@ class NetworkController:
         key: EndpointKey,
         netns: Netns,
         ipam: "IpamDriver",
-        mac: bytes | None,
+        options: EndpointOptions,
     ) -> Attachment:
         """Give the sandbox an endpoint on the network: CreateEndpoint and Join.
 
         Raises InterfaceExists where it has one, and what the drivers raise; then nothing
         of this call is left.
         """
-        self._driver.validate(network)
+        self._driver.validate(network, options)
         self._clear_leftover(network.name, key, netns, ipam)
         sandbox = Sandbox(netns.path, netns.identity)
-        endpoint = self.create_endpoint(network, key, sandbox, ipam, mac)
+        endpoint = self.create_endpoint(network, key, sandbox, ipam, options)
         try:
             return self.join(network, endpoint, netns)
         except BaseException:

@@ -114,6 +114,26 @@ class Sandbox(Record):
     identity: str = ""
 
 
+class PublishedPort(Record):
+    """A port of the host that leads to a port of an endpoint.
+
+    `protocol` is the number that IP has for it: 6 TCP, 17 UDP, 132 SCTP. `host_ip` None, and
+    an address of zeros, mean every address of the host (of both versions; of that one).
+    """
+
+    protocol: int
+    host_port: int
+    container_port: int
+    host_ip: bytes | None = None
+
+
+class EndpointOptions(Record):
+    """What a caller asks of an endpoint. `mac` None leaves the choice to the driver."""
+
+    mac: bytes | None = None
+    ports: tuple[PublishedPort, ...] = ()
+
+
 class Endpoint(Record):
     """One sandbox's place on one network, and what was made for it.
 
@@ -127,6 +147,7 @@ class Endpoint(Record):
     mac: bytes | None = None
     pool: Pool = Pool()
     addressing: Addressing = Addressing()
+    ports: tuple[PublishedPort, ...] = ()
 
 
 class Drift(Record):

@@ -49,7 +49,8 @@ class Outcome:
     def result(self) -> Config:
         """The result of an ADD that succeeded."""
         assert self.code == 0, self
-        return self.json
+        result: Config = self.json
+        return result
 
     def silent(self) -> None:
         """Assert success of a command that has nothing to say."""
@@ -58,7 +59,7 @@ class Outcome:
     def error(self, code: int | range | None = None) -> Config:
         """The error object of a call that failed, with that code or one of that range."""
         assert self.code != 0, self
-        error = self.json
+        error: Config = self.json
         assert isinstance(error["code"], int) and error["code"] > 0, self
         assert isinstance(error["msg"], str) and error["msg"], self
         if isinstance(code, range):
@@ -136,13 +137,21 @@ class Endpoint:
 
     def call(self, command: str, config: Config | bytes, **changes: Any) -> Outcome:
         """Run the plugin for this endpoint, with changed variables where given."""
-        variables = {
-            "container_id": self.container_id,
-            "netns": self.netns.path,
-            "ifname": self.ifname,
-            "path": self.path,
-        }
-        return call(self.binary, command, config, **{**variables, **changes})
+        return call(self.binary, command, config, **{**self._variables, **changes})
+
+    def kill(self, command: str, config: Config, seconds: float) -> None:
+        """Run the plugin, and kill it if it is not done by then."""
+        with subprocess.Popen(
+            [self.binary],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(command, **self._variables),
+        ) as process:
+            try:
+                process.communicate(encoded(config), timeout=seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
     def add(self, config: Config, **changes: Any) -> Config:
         """ADD, which must succeed; the result."""
@@ -160,6 +169,15 @@ class Endpoint:
     def other(self, ifname: str) -> "Endpoint":
         """Another interface of the same container."""
         return replace(self, ifname=ifname)
+
+    @property
+    def _variables(self) -> dict[str, Any]:
+        return {
+            "container_id": self.container_id,
+            "netns": self.netns.path,
+            "ifname": self.ifname,
+            "path": self.path,
+        }
 
     @property
     def attachment(self) -> dict[str, str]:

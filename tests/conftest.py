@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,9 +126,7 @@ def config(plugin: str, version: str) -> cni.Config:
 def call(binary: Path, cni_bin: Path) -> Callable[..., cni.Outcome]:
     """Runs the plugin under test, with nothing but CNI_COMMAND and CNI_PATH set by itself."""
 
-    def run(
-        command: str | None, config: cni.Config | bytes = b"", **changes: object
-    ) -> cni.Outcome:
+    def run(command: str | None, config: cni.Config | bytes = b"", **changes: Any) -> cni.Outcome:
         return cni.call(binary, command, config, **{"path": str(cni_bin), **changes})
 
     return run

@@ -126,12 +126,21 @@ def exchange_by_tcp(client: Netns, server: Netns, address: str, payload: bytes) 
     with server.entered():
         listener = socket.create_server((address, 0), family=family)
     with client.entered():
-        near = socket.create_connection(listener.getsockname()[:2], timeout=10)
+        near = socket.create_connection(listener.getsockname()[:2], timeout=_PATIENCE)
     far, _ = listener.accept()
-    with listener, near, far:
-        near.sendall(payload)
-        far.sendall(far.recv(len(payload), socket.MSG_WAITALL))
-        return near.recv(len(payload), socket.MSG_WAITALL)
+    far.settimeout(_PATIENCE)
+    with listener, near, far, near.makefile("rb") as answers, far.makefile("rb") as requests:
+        back = b""
+        for start in range(0, len(payload), _PIECE):
+            piece = payload[start : start + _PIECE]
+            near.sendall(piece)
+            far.sendall(requests.read(len(piece)))
+            back += answers.read(len(piece))
+    return back
+
+
+_PIECE = 16384  # what the kernel buffers while nobody reads
+_PATIENCE = 10  # seconds
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,7 @@ class Snapshot:
     addresses: dict[str, Any]
     routes: list[Any]
     sysctls: dict[str, str]
+    rules: str
     files: dict[str, Any]
 
 
@@ -162,6 +172,7 @@ def snapshot(*namespaces: Netns, directories: tuple[Path, ...]) -> Snapshot:
         {each.name: _addresses(each) for each in all_of_them},
         [_routes(each) for each in all_of_them],
         {path[-1]: HOST.sysctl(*path) for path in _FORWARDING},
+        run("nft", "--stateless", "list", "ruleset"),
         {path: content for root in directories for path, content in _files(root)},
     )
 

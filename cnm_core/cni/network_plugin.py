@@ -2,13 +2,14 @@
 
 from cnm_core.cni import pools, result
 from cnm_core.cni.invocation import Invocation, say, valid_attachments
+from cnm_core.cni.ports import published_ports
 from cnm_core.config import formats
 from cnm_core.config.network import NetworkConfig, network_config
 from cnm_core.controller import NetworkController
 from cnm_core.errors import Error, InvalidEnvironment, InvalidNetworkConfig
 from cnm_core.inet import format_ip
 from cnm_core.kernel.netns import find_netns, open_netns, own_inode
-from cnm_core.model import Attachment, Dns, Network
+from cnm_core.model import Attachment, Dns, EndpointOptions, Network
 from cnm_core.store.endpoints import EndpointStore
 
 TYPE_CHECKING = False
@@ -38,11 +39,11 @@ class NetworkPlugin:
     def add(self, call: Invocation) -> dict[str, object]:
         """ADD: an endpoint on the network for the sandbox, and its result."""
         config, network, ipam = self._read(call)
-        mac = _mac(call, config)
+        options = EndpointOptions(_mac(call, config), published_ports(call.config))
         netns = open_netns(call.netns)
         call.refuse_namespace(netns.inode, own_inode())
         controller = self._controller(config)
-        attachment = controller.attach(network, call.key, netns, ipam, mac)
+        attachment = controller.attach(network, call.key, netns, ipam, options)
         try:
             return result.to_document(_with_dns(attachment, config), call.version)
         except Error:

@@ -18,6 +18,12 @@ class BridgeConfig(Record):
     enabledad: bool = False
     disable_container_interface: bool = False
     ip_masq: bool = False
+    ip_masq_backend: str = "nftables"
+    host_ipv4: bytes | None = None
+    host_ipv6: bytes | None = None
+    isolation: bool | None = None
+    internal: bool = False
+    icc: bool = True
     macspoofchk: bool = False
     vlan: int = 0
     vlan_trunk: tuple[dict[str, object], ...] = ()
@@ -44,6 +50,12 @@ def bridge_config(document: object, place: str = "") -> BridgeConfig:
             fields, "disableContainerInterface", place, values.boolean, False
         ),
         ip_masq=values.optional(fields, "ipMasq", place, values.boolean, False),
+        ip_masq_backend=values.optional(fields, "ipMasqBackend", place, values.text, "nftables"),
+        host_ipv4=values.optional(fields, "hostIPv4", place, values.checked(formats.ip), None),
+        host_ipv6=values.optional(fields, "hostIPv6", place, values.checked(formats.ip), None),
+        isolation=values.optional(fields, "isolation", place, values.boolean, None),
+        internal=values.optional(fields, "internal", place, values.boolean, False),
+        icc=values.optional(fields, "icc", place, values.boolean, True),
         macspoofchk=values.optional(fields, "macspoofchk", place, values.boolean, False),
         vlan=values.optional(fields, "vlan", place, values.integer(0, 65535), 0),
         vlan_trunk=values.optional(fields, "vlanTrunk", place, values.list_of(values.mapping), ()),

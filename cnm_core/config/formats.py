@@ -40,3 +40,11 @@ def directory(text: str) -> str:
     if not text.startswith("/") or "\0" in text or "." in parts or ".." in parts:
         raise ValueError(f'must be an absolute path without "." or "..", got "{text}"')
     return text.rstrip("/") or "/"
+
+
+def protocol(text: str) -> int:
+    """The number of a transport protocol with ports, named in any case as the peers take it."""
+    number = {"tcp": 6, "udp": 17, "sctp": 132}.get(text.lower())
+    if number is None:
+        raise ValueError(f'must be tcp, udp or sctp, got "{text}"')
+    return number

@@ -25,12 +25,17 @@ from cnm_core.model import (
     Drift,
     Endpoint,
     EndpointKey,
+    EndpointOptions,
     Interface,
     Lease,
     Network,
     Route,
     gateways,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cnm_core.drivers.firewall import Firewall, Policy, Target
 
 _DAD_SECONDS = 5
 _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
@@ -42,16 +47,18 @@ class Bridge:
     def __init__(self) -> None:
         self._host = Socket()
         self._bridge: Link | None = None
+        self._rules: Firewall | None = None
 
     @staticmethod
     def options(document: object) -> BridgeConfig:
         """The bridge plugin's own keys. Raises InvalidNetworkConfig."""
         return bridge_config(document)
 
-    def validate(self, network: Network) -> None:
+    def validate(self, network: Network, wanted: EndpointOptions) -> None:
         """Refuse options that cannot go together, and a name that is not a bridge's."""
         options = _options(network)
         _refuse_contradictions(options, network)
+        _refuse_missing_ways(options, network, wanted)
         self._bridge = link.find(self._host, options.bridge)
         if self._bridge is not None and self._bridge.kind != "bridge":
             raise InvalidNetworkConfig(
@@ -88,6 +95,8 @@ class Bridge:
             self._host.request(link.set_promiscuous(bridge.index, bridge.name))
         if _is_gateway(options):
             self._ensure_gateways(bridge, options, leases)
+        if _needs_policy(options):
+            self._apply_policy(network, leases)
         self._bridge = bridge
 
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
@@ -96,6 +105,15 @@ class Bridge:
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
         """The veth pair, its addresses and routes. Raises KernelRefused, AddressInUse."""
+        if endpoint.ports:
+            self._publish(network, endpoint)
+        try:
+            return self._connect(network, endpoint, netns)
+        except BaseException:
+            self._unpublish(endpoint)
+            raise
+
+    def _connect(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
         options = _options(network)
         assert self._bridge is not None and endpoint.mac is not None
         answers = self._host.request(
@@ -131,7 +149,13 @@ class Bridge:
         )
 
     def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
-        """Delete the pair by its host end; by its container end where that is unknown or gone."""
+        """Delete the pair by its host end; by its container end where that is unknown or gone.
+
+        The ports go first, and their socket stays open: the kernel makes whoever closes it
+        last wait for RCU, and that is the child process that waits for the link.
+        """
+        if endpoint is not None:
+            self._unpublish(endpoint)
         if endpoint is not None and link.delete_if_present(self._host, endpoint.host_link):
             return
         if netns is None or (endpoint is not None and endpoint.sandbox.identity != netns.identity):
@@ -158,22 +182,63 @@ class Bridge:
         leases = attachment.leases if endpoint is None else endpoint.addressing.leases
         found = self._bridge_drift(options, leases)
         host_link = endpoint.host_link if endpoint else _host_end(attachment, options)
-        found += self._port_drift(options, host_link)
+        found += self._port_drift(options, host_link, hairpin=_hairpin(options, endpoint))
+        if _needs_policy(options) or (endpoint and endpoint.ports):
+            found += self._firewall_drift(network, leases, endpoint)
         return found + _container_drift(key, attachment, netns)
 
     def check_status(self, network: Network) -> None:
         """Whether the bridge's name is free, or a bridge's."""
         try:
-            self.validate(network)
+            self.validate(network, EndpointOptions())
         except InvalidNetworkConfig as error:
             raise NotAvailable(error.msg, details=error.details) from None
 
     def delete_network(self, network: Network) -> None:
         """Delete the bridge if this network made it."""
         options = _options(network)
+        if _needs_policy(options):
+            self._firewall().withdraw(_policy(network))
         bridge = link.find(self._host, options.bridge)
         if bridge is not None and bridge.alias == _alias(network.name):
             link.delete_if_present(self._host, bridge.name)
+
+    def _firewall(self) -> "Firewall":
+        """The firewall, which plain networks neither load nor open."""
+        if self._rules is None:
+            from cnm_core.drivers.firewall import Firewall
+
+            self._rules = Firewall()
+        return self._rules
+
+    def _apply_policy(self, network: Network, leases: tuple[Lease, ...]) -> None:
+        for lease in leases:
+            self._firewall().apply(_policy(network), lease.address.network)
+
+    def _publish(self, network: Network, endpoint: Endpoint) -> None:
+        leases = endpoint.addressing.leases
+        if not _needs_policy(_options(network)):
+            self._apply_policy(network, leases)
+        if any(lease.address.version == 4 for lease in leases):
+            # For connections from 127.0.0.1, which leave by the bridge.
+            bridge = _options(network).bridge
+            sysctl.set_to("1", "net", "ipv4", "conf", bridge, "route_localnet")
+        self._firewall().publish(endpoint.ports, _target(endpoint))
+
+    def _unpublish(self, endpoint: Endpoint) -> None:
+        if endpoint.ports:
+            self._firewall().unpublish(endpoint.ports, _target(endpoint))
+
+    def _firewall_drift(
+        self, network: Network, leases: tuple[Lease, ...], endpoint: Endpoint | None
+    ) -> list[Drift]:
+        from cnm_core.drivers.firewall import Target
+
+        subnets = [lease.address.network for lease in leases]
+        if endpoint is None:
+            nobody = Target(network.name, EndpointKey("", ""), ())
+            return self._firewall().drift(_policy(network), subnets, (), nobody)
+        return self._firewall().drift(_policy(network), subnets, endpoint.ports, _target(endpoint))
 
     def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
         try:
@@ -222,13 +287,14 @@ class Bridge:
         self, network: Network, endpoint: Endpoint, host_end: Link, options: BridgeConfig
     ) -> None:
         requests = [link.set_alias(host_end.name, f"{_alias(network.name)} {endpoint.key}"[:255])]
-        if options.hairpin_mode or options.port_isolation:
+        hairpin = _hairpin(options, endpoint)
+        if hairpin or _apart(options):
             requests.append(
                 link.set_port(
                     host_end.index,
                     host_end.name,
-                    hairpin=options.hairpin_mode,
-                    isolated=options.port_isolation,
+                    hairpin=hairpin,
+                    isolated=_apart(options),
                 )
             )
         self._host.request(*requests)
@@ -254,7 +320,7 @@ class Bridge:
                     found.append(Drift(f"gateway of {what}", str(wanted), has))
         return found
 
-    def _port_drift(self, options: BridgeConfig, name: str) -> list[Drift]:
+    def _port_drift(self, options: BridgeConfig, name: str, *, hairpin: bool) -> list[Drift]:
         port = link.find(self._host, name) if name else None
         what = f"host end {name}".strip()
         if port is None:
@@ -262,11 +328,11 @@ class Bridge:
         found = [] if port.up else [Drift(what, "up", "down")]
         if self._bridge is not None and port.master != self._bridge.index:
             found.append(Drift(what, f"a port of {options.bridge}", "not a port of it"))
-        if port.hairpin != options.hairpin_mode:
-            found.append(Drift(f"hairpin of {what}", _on(options.hairpin_mode), _on(port.hairpin)))
-        if port.isolated != options.port_isolation:
+        if port.hairpin != hairpin:
+            found.append(Drift(f"hairpin of {what}", _on(hairpin), _on(port.hairpin)))
+        if port.isolated != _apart(options):
             isolation = f"isolation of {what}"
-            found.append(Drift(isolation, _on(options.port_isolation), _on(port.isolated)))
+            found.append(Drift(isolation, _on(_apart(options)), _on(port.isolated)))
         return found
 
 
@@ -286,13 +352,17 @@ def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
             f'disableContainerInterface: cannot be true with ipam.type "{network.pool.driver}"',
             details="leave out one of the two: a link that is down has no addresses",
         )
+    if options.ip_masq_backend != "nftables":
+        raise UnsupportedField(
+            f'ipMasqBackend: "{options.ip_masq_backend}" is not supported',
+            details='leave it out, or say "nftables"; rules of iptables are left alone',
+        )
     if 0 < options.mtu < 68:
         raise InvalidNetworkConfig(
             f"mtu: must be 0 or from 68 to 65535, got {options.mtu}",
             details="leave mtu out to take the bridge's",
         )
     for key, value in (
-        ("ipMasq", options.ip_masq),
         ("macspoofchk", options.macspoofchk),
         ("vlan", options.vlan),
         ("vlanTrunk", options.vlan_trunk),
@@ -302,12 +372,77 @@ def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
             raise UnsupportedField(f"{key}: {text} is not supported yet", details="leave it out")
 
 
+def _refuse_missing_ways(options: BridgeConfig, network: Network, wanted: EndpointOptions) -> None:
+    """Refuse what needs a way in or out that the network does not have."""
+    ways = (
+        ("ipMasq", options.ip_masq),
+        ("isDefaultGateway", options.is_default_gateway),
+        ("runtimeConfig.portMappings", bool(wanted.ports)),
+    )
+    for key, asked in ways:
+        if asked and options.internal:
+            raise InvalidNetworkConfig(
+                f"internal: cannot be true with {key}",
+                details="an internal network has no way in or out; leave out one of the two",
+            )
+        if asked and not network.pool.driver:
+            raise InvalidNetworkConfig(
+                f"{key}: needs addresses, and there is no ipam.type",
+                details='give "ipam", such as {"type": "host-local", ...}',
+            )
+
+
+def _needs_policy(options: BridgeConfig) -> bool:
+    """Whether the network's traffic concerns the firewall."""
+    return bool(options.ip_masq or options.isolation or options.internal)
+
+
+def _policy(network: Network) -> "Policy":
+    from cnm_core.drivers.firewall import Policy
+
+    options = _options(network)
+    return Policy(
+        network=network.name,
+        bridge=options.bridge,
+        masquerade=options.ip_masq,
+        sources=tuple(each for each in (options.host_ipv4, options.host_ipv6) if each),
+        isolated=options.ip_masq if options.isolation is None else options.isolation,
+        internal=options.internal,
+    )
+
+
+def _target(endpoint: Endpoint) -> "Target":
+    """Where the endpoint's ports lead: its first address of each version."""
+    from cnm_core.drivers.firewall import Target
+
+    first: dict[int, bytes] = {}
+    for lease in endpoint.addressing.leases:
+        first.setdefault(lease.address.version, lease.address.ip)
+    return Target(endpoint.network, endpoint.key, tuple(first.values()))
+
+
 def _kind(of: Link) -> str:
     return f"of kind {of.kind}" if of.kind else "a device of its own"
 
 
 def _is_gateway(options: BridgeConfig) -> bool:
     return options.is_gateway or options.is_default_gateway
+
+
+def _hairpin(options: BridgeConfig, endpoint: Endpoint | None) -> bool:
+    """Whether frames may go back out of the port that they came in by.
+
+    With br_netfilter, a container's packet to its own published port is turned round on the
+    bridge instead of being routed (br_nf_pre_routing_finish). A promiscuous bridge does
+    it by itself.
+    """
+    publishes = endpoint is not None and bool(endpoint.ports)
+    return options.hairpin_mode or (publishes and not options.promisc_mode)
+
+
+def _apart(options: BridgeConfig) -> bool:
+    """Whether the bridge keeps its ports from each other."""
+    return options.port_isolation or not options.icc
 
 
 def _alias(network: str) -> str:

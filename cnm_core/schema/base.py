@@ -42,13 +42,15 @@ Mac = Annotated[str, _meaning(formats.mac)]
 Directory = Annotated[str, _meaning(formats.directory)]
 Mtu = Annotated[int, *_whole(0, 65535)]
 Uint32 = Annotated[int, *_whole(0, 2**32 - 1)]
+Port = Annotated[int, *_whole(1, 65535)]
+Protocol = Annotated[str, _meaning(formats.protocol)]
 Uint8 = Annotated[int, *_whole(0, 255)]
 
 
 class ConfigModel(BaseModel):
     """An object of a configuration. Unknown keys are left to others, as CNI wants it."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, validate_default=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cnm_core.schema.base import ConfigModel, InterfaceName, Mtu
+from cnm_core.schema.base import ConfigModel, InterfaceName, Ip, Mtu
 
 
 class BridgeConfig(ConfigModel):
@@ -22,7 +22,15 @@ class BridgeConfig(ConfigModel):
     disableContainerInterface: bool = Field(
         False, description="leave the container end down and without addresses"
     )
-    ipMasq: bool = Field(False, description="masquerade what leaves the network; not yet")
+    ipMasq: bool = Field(False, description="masquerade what leaves the network")
+    ipMasqBackend: str = Field("nftables", description="nftables, the only one")
+    hostIPv4: Ip | None = Field(None, description="the address that masqueraded traffic gets")
+    hostIPv6: Ip | None = Field(None, description="the same for IPv6")
+    isolation: bool | None = Field(
+        None, description="let nothing in but published ports; where left out, as ipMasq"
+    )
+    internal: bool = Field(False, description="let nothing in or out")
+    icc: bool = Field(True, description="false keeps the network's containers apart")
     macspoofchk: bool = Field(False, description="drop frames with foreign sources; not yet")
     vlan: Mtu = Field(0, description="VLAN of the port; not yet")
     vlanTrunk: list[dict[str, object]] = Field([], description="VLANs of the port; not yet")

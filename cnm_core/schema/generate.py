@@ -19,10 +19,10 @@ from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
 from cnm_core.config import formats
-from cnm_core.schema import bridge, host_local, network
+from cnm_core.schema import bridge, host_local, network, ports
 from cnm_core.schema.base import ConfigModel
 
-MODULES: tuple[ModuleType, ...] = (network, bridge, host_local)
+MODULES: tuple[ModuleType, ...] = (network, bridge, host_local, ports)
 TARGET = Path(__file__).parent.parent / "config"
 _MEANINGS = {
     check: (f"values.checked(formats.{name})", check.__annotations__["return"].__name__)
@@ -77,9 +77,13 @@ def _kind(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
     raise TypeError(f"no decoder for {annotation}")
 
 
-def _default(value: Any, result: str) -> str:
+def _default(field: FieldInfo, result: str) -> str:
+    value = field.default
     if isinstance(value, ConfigModel):
         return f"{result}()"
+    for each in field.metadata:
+        if isinstance(each, AfterValidator) and value is not None:
+            value = each.func(value)  # type: ignore[call-arg]
     return "()" if value == [] else repr(value)
 
 
@@ -91,7 +95,7 @@ def _field(key: str, field: FieldInfo) -> tuple[str, str]:
             f"    {spelled(key)}: {result}",
             f'        {spelled(key)}=values.required(fields, "{key}", place, {kind}),',
         )
-    default = _default(field.default, result)
+    default = _default(field, result)
     optional = " | None" if field.default is None else ""
     return (
         f"    {spelled(key)}: {result}{optional} = {default}",

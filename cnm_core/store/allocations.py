@@ -8,7 +8,7 @@ search begins.
 The index lies beside them in ``<data dir>/.cnm/<network>``: a symbolic link for each owner
 whose target is its addresses, and a bitmap of used addresses for each block of 65,536. It
 is in step with the files exactly when both directories carry the same modification time,
-one that lies in the past: whoever makes or removes a file moves the files' directory to the
+one of the last century: whoever makes or removes a file moves the files' directory to the
 present. So a change by the Go plugin, by hand, or a kill half-way is noticed by two stat
 calls, and the index is built anew from the files.
 """
@@ -32,7 +32,6 @@ from posix import (
     utime,
 )
 from posix import open as open_file
-from time import time_ns
 
 from cnm_core.config import formats
 from cnm_core.errors import StateFailure
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
 BLOCK_BITS = 16
 _BLOCK_BYTES = (1 << BLOCK_BITS) // 8
 _NAME_LIMIT = 255
+# The year 2000, in nanoseconds: what comes after is the time of a change, not a stamp.
+_PRESENT = 946_684_800_000_000_000
 _NOBODY = EndpointKey("", "")
 
 
@@ -69,7 +70,8 @@ class Allocations:
         files.make_directories(self._files)
         self._lock.__enter__()
         try:
-            if _modified(self._files) != _modified(self._index):
+            stamp = _modified(self._files)
+            if stamp != _modified(self._index) or stamp is None or stamp >= _PRESENT:
                 self._rebuild()
         except OSError as error:
             self._lock.__exit__()
@@ -248,7 +250,7 @@ class Allocations:
 
     def _stamp(self) -> None:
         """Say that index and files are in step, by one time that no change can set."""
-        past = time_ns() - 2_000_000_000 - to_int(urandom(3))
+        past = to_int(urandom(8)) % _PRESENT
         utime(self._index, ns=(past, past))
         utime(self._files, ns=(past, past))
 

@@ -15,7 +15,7 @@ from cnm_core.inet import (
     parse_ip,
     parse_mac,
 )
-from cnm_core.model import Addressing, Endpoint, EndpointKey, Lease, Pool, Sandbox
+from cnm_core.model import Addressing, Endpoint, EndpointKey, Lease, Pool, PublishedPort, Sandbox
 from cnm_core.store import files
 
 FORMAT = 1
@@ -75,6 +75,15 @@ def _encode(endpoint: Endpoint) -> str:
             "hostLink": endpoint.host_link,
             "mac": format_mac(endpoint.mac) if endpoint.mac else None,
             "pool": {"driver": endpoint.pool.driver, "dataDir": endpoint.pool.data_dir},
+            "ports": [
+                {
+                    "protocol": port.protocol,
+                    "hostPort": port.host_port,
+                    "containerPort": port.container_port,
+                    "hostIP": format_ip(port.host_ip) if port.host_ip else None,
+                }
+                for port in endpoint.ports
+            ],
             "leases": [
                 {
                     "address": str(lease.address),
@@ -98,6 +107,15 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             host_link=str(fields["hostLink"]),
             mac=parse_mac(fields["mac"]) if fields["mac"] else None,
             pool=Pool(str(fields["pool"]["driver"]), str(fields["pool"]["dataDir"])),
+            ports=tuple(
+                PublishedPort(
+                    int(port["protocol"]),
+                    int(port["hostPort"]),
+                    int(port["containerPort"]),
+                    parse_ip(port["hostIP"]) if port["hostIP"] else None,
+                )
+                for port in fields["ports"]
+            ),
             addressing=Addressing(
                 leases=tuple(
                     Lease(

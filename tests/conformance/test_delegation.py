@@ -26,7 +26,7 @@ OLD_ANSWER = {
     "ip4": {"ip": "10.1.0.77/24", "gateway": "10.1.0.1", "routes": [{"dst": "10.8.0.0/16"}]},
     "dns": {"nameservers": ["10.1.0.9"]},
 }
-ERROR = {"cniVersion": "1.1.0", "code": 142, "msg": "out of order", "details": "try again"}
+ERROR: Config = {"cniVersion": "1.1.0", "code": 142, "msg": "out of order", "details": "try again"}
 
 SCRIPT = """#!/bin/sh
 here='{directory}'
@@ -129,8 +129,8 @@ def test_its_answer_becomes_ours(
 def test_commands_are_forwarded(
     eth0: Endpoint, foreign: Foreign, config: Config, command: str
 ) -> None:
-    """spec: ADD, CHECK, DEL, GC and STATUS reach the delegate, with the same environment and stdin."""
-    variables = {"args": "IgnoreUnknown=1;K8S_POD_NAME=web-0"}
+    """spec: the delegate gets the same command, the same environment and the same stdin."""
+    variables: Config = {"args": "IgnoreUnknown=1;K8S_POD_NAME=web-0"}
     document = cni.collected(config, eth0)
     if command != "ADD":
         document["prevResult"] = eth0.add(config, **variables)
@@ -225,7 +225,7 @@ def test_a_failed_release_can_be_tried_again(
 
 @pytest.mark.parametrize("change", [{"env_drop": ("CNI_NETNS",)}, {"netns": "/run/netns/absent"}])
 def test_release_without_sandbox(
-    eth0: Endpoint, foreign: Foreign, config: Config, change: dict[str, object]
+    eth0: Endpoint, foreign: Foreign, config: Config, change: Config
 ) -> None:
     """spec: DEL reaches the delegate also where the namespace is gone."""
     eth0.add(config)

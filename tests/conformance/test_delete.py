@@ -1,8 +1,6 @@
 """DEL (CNI spec 1.1.0, section 2): it succeeds whatever is left, and leaves nothing."""
 
 import os
-import signal
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +95,7 @@ def test_sandbox_lost(
 @pytest.mark.parametrize("change", [{"env_drop": ("CNI_NETNS",)}, {"netns": ""}], ids=str)
 @pytest.mark.parametrize("loss", [_alive, _gone], ids=["alive", "gone"])
 def test_sandbox_not_named(
-    attached: Attached, loss: Callable[[str, Path], None], change: dict[str, object]
+    attached: Attached, loss: Callable[[str, Path], None], change: Config
 ) -> None:
     """spec: CNI_NETNS is optional; without it DEL still cleans up on the host."""
     loss(attached.endpoint.netns.name, Path(attached.endpoint.netns.path))
@@ -235,27 +233,6 @@ def test_only_one_container(endpoint: MakeEndpoint, config: Config) -> None:
     stays.check(config, result).silent()
 
 
-def _kill_add(eth0: Endpoint, config: Config, delay: float) -> None:
-    """Start ADD and kill it after some seconds, if it is not done by then."""
-    environment = cni.environment(
-        "ADD",
-        container_id=eth0.container_id,
-        netns=eth0.netns.path,
-        ifname=eth0.ifname,
-        path=eth0.path,
-    )
-    with subprocess.Popen(
-        [eth0.binary], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment
-    ) as process:
-        assert process.stdin is not None
-        process.stdin.write(cni.encoded(config))
-        process.stdin.close()
-        try:
-            process.wait(delay)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-
-
 @pytest.mark.parametrize("milliseconds", range(1, 25))
 def test_after_a_killed_add(
     endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config, milliseconds: int
@@ -264,7 +241,7 @@ def test_after_a_killed_add(
     endpoint().add(config)
     eth0 = endpoint()
     before = snapshot(eth0.netns)
-    _kill_add(eth0, config, milliseconds / 1000)
+    eth0.kill("ADD", config, milliseconds / 1000)
     eth0.delete(config)
     assert snapshot(eth0.netns) == before
     eth0.check(config, eth0.add(config)).silent()
@@ -274,7 +251,7 @@ def test_after_a_killed_add(
 def test_add_after_a_killed_add(endpoint: MakeEndpoint, config: Config, milliseconds: int) -> None:
     """spec: a runtime need not know how far a killed ADD got: DEL and ADD work after it."""
     eth0 = endpoint()
-    _kill_add(eth0, config, milliseconds / 1000)
+    eth0.kill("ADD", config, milliseconds / 1000)
     eth0.delete(config, env_drop=("CNI_NETNS",))
     result = eth0.add(config)
     assert sorted(cni.leases()) == cni.addresses(result)

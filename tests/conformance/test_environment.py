@@ -85,7 +85,7 @@ def test_network_commands_need_no_sandbox(call: Call, config: Config, command: s
 def test_network_commands_do_not_look_at_a_sandbox(
     call: Call, config: Config, command: str
 ) -> None:
-    """Reference library: container ID and interface name are not checked where they mean nothing."""
+    """Reference library: variables are not checked where they mean nothing."""
     invalid = {"container_id": "../x", "netns": "dummy", "ifname": "a/b"}
     call(command, cni.collected(config), **invalid).silent()
 
@@ -95,7 +95,7 @@ def test_path_is_only_for_delegates(
 ) -> None:
     """spec: CNI_PATH is a list of directories to search for plugins; it may be absent."""
     eth0 = endpoint()
-    without_path = {"env_drop": ("CNI_PATH",)}
+    without_path: Config = {"env_drop": ("CNI_PATH",)}
     result = eth0.add(config, **without_path)
     eth0.check(config, result, **without_path).silent()
     call("STATUS", config, path=None).silent()
@@ -231,7 +231,7 @@ def test_the_own_namespace_may_be_allowed(
 ) -> None:
     """Reference library: CNI_NETNS_OVERRIDE switches that check off."""
     host_side = endpoint().other("host-side")
-    allowed = {"netns": HOST.path, "extra_env": {"CNI_NETNS_OVERRIDE": override}}
+    allowed: Config = {"netns": HOST.path, "extra_env": {"CNI_NETNS_OVERRIDE": override}}
     host_side.add(config, **allowed)
     assert "host-side" in HOST.links()
     host_side.delete(config, **allowed)

@@ -13,7 +13,7 @@ Call = Callable[..., Outcome]
 
 SANDBOX = {"container_id": "c1", "netns": "/run/netns/absent", "ifname": "eth0"}
 
-FAILURES = {
+FAILURES: dict[str, tuple[str, Config, Config]] = {
     "unknown command": ("NONE", {}, {}),
     "missing variables": ("ADD", {}, {}),
     "malformed variable": ("ADD", {}, SANDBOX | {"container_id": "../x"}),

@@ -1,6 +1,7 @@
 """VERSION (CNI spec 1.1.0, section 2)."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -42,7 +43,7 @@ def test_version_among_dummies(call: Call, config: Config) -> None:
 
 
 @pytest.mark.parametrize("name", ["bridge", "host-local", "host-local-ipam", "loopback"])
-def test_version_of_every_executable(executable: Callable[[str], object], name: str) -> None:
+def test_version_of_every_executable(executable: Callable[[str], Path], name: str) -> None:
     """spec: every plugin answers VERSION."""
     outcome = cni.call(executable(name), "VERSION", {"cniVersion": "1.0.0"})
     assert outcome.result() == {

@@ -656,7 +656,7 @@ def test_twenty_at_once(endpoint: MakeEndpoint, dual: Config) -> None:
 # --- CHECK and GC on the host's side
 
 
-DRIFTS: dict[str, Callable[[str], None]] = {
+DRIFTS: dict[str, Callable[[str], object]] = {
     "host end down": lambda name: HOST.ip("link", "set", name, "down"),
     "host end without bridge": lambda name: HOST.ip("link", "set", name, "nomaster"),
     "bridge down": lambda name: HOST.ip("link", "set", BRIDGE, "down"),

@@ -1,5 +1,8 @@
 """host-local: its files, the order of its addresses, and its life beside the Go plugin."""
 
+import os
+import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -431,6 +434,44 @@ def test_many_at_once(ours: Client) -> None:
     with ThreadPoolExecutor(20) as threads:
         list(threads.map(lambda client: client.delete(config), clients))
     assert not cni.leases()
+
+
+def test_an_index_of_the_same_moment(ours: Client) -> None:
+    """An index made when the files were, and never filled, is not taken for theirs."""
+    ours("c1").add(pool())
+    (index,) = cni.LEASES.glob(".*/blue")
+    for part in index.iterdir():
+        shutil.rmtree(part)
+    now = time.time_ns()
+    for directory in (DIRECTORY, index):
+        os.utime(directory, ns=(now, now))
+    assert given(ours("c2"), pool()) == "10.1.0.3"
+    ours("c1").delete(pool())
+    assert cni.leases() == {"10.1.0.3": ("c2", "eth0")}
+
+
+@pytest.mark.parametrize("milliseconds", range(1, 13))
+def test_killed_at_first_use(ours: Client, milliseconds: int) -> None:
+    """A kill at any moment, also before there was anything, loses no address."""
+    for number in range(5):
+        config = pool([span("10.1.0.2", "10.1.0.2")]) | {"name": f"blue{number}"}
+        ours("c1").kill("ADD", config, milliseconds / 1000)
+        ours("c1").delete(config)
+        assert not cni.leases(config["name"])
+        assert given(ours("c2"), config) == "10.1.0.2"
+
+
+@pytest.mark.parametrize("milliseconds", range(1, 13))
+def test_killed_in_use(ours: Client, milliseconds: int) -> None:
+    """A kill at any moment, of ADD or DEL, harms nobody else."""
+    config = pool([span("10.1.0.2", "10.1.0.4")])
+    ours("c1").add(config)
+    for command in ("ADD", "DEL", "ADD"):
+        ours("c2").kill(command, config, milliseconds / 1000)
+    ours("c2").delete(config)
+    assert cni.leases() == {"10.1.0.2": ("c1", "eth0")}
+    addresses = {given(ours(f"d{number}"), config) for number in range(2)}
+    assert addresses == {"10.1.0.3", "10.1.0.4"}
 
 
 # --- beside the Go plugin

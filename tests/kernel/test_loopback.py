@@ -94,7 +94,7 @@ def test_delete(lo: Endpoint, config: Config) -> None:
 
 
 @pytest.mark.parametrize("change", SANDBOX_GONE, ids=str)
-def test_delete_without_sandbox(lo: Endpoint, config: Config, change: dict[str, object]) -> None:
+def test_delete_without_sandbox(lo: Endpoint, config: Config, change: Config) -> None:
     """DEL succeeds where there is no sandbox any more."""
     result = lo.add(config)
     lo.delete(config, result, **change)
