@@ -6,4 +6,5 @@ EXECUTABLES = {
     "host-local": "host_local_ipam",
     "host-local-ipam": "host_local_ipam",
     "loopback": "loopback",
+    "portmap": "portmap",
 }

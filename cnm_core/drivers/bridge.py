@@ -35,7 +35,7 @@ from cnm_core.model import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cnm_core.drivers.firewall import Firewall, Policy, Target
+    from cnm_core.drivers.firewall import Firewall, Policy
 
 _DAD_SECONDS = 5
 _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
@@ -110,7 +110,8 @@ class Bridge:
         try:
             return self._connect(network, endpoint, netns)
         except BaseException:
-            self._unpublish(endpoint)
+            if endpoint.ports:
+                self._unpublish(endpoint)
             raise
 
     def _connect(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
@@ -154,7 +155,7 @@ class Bridge:
         The ports go first, and their socket stays open: the kernel makes whoever closes it
         last wait for RCU, and that is the child process that waits for the link.
         """
-        if endpoint is not None:
+        if endpoint is not None and endpoint.ports:
             self._unpublish(endpoint)
         if endpoint is not None and link.delete_if_present(self._host, endpoint.host_link):
             return
@@ -216,6 +217,8 @@ class Bridge:
             self._firewall().apply(_policy(network), lease.address.network)
 
     def _publish(self, network: Network, endpoint: Endpoint) -> None:
+        from cnm_core.drivers.firewall import Target
+
         leases = endpoint.addressing.leases
         if not _needs_policy(_options(network)):
             self._apply_policy(network, leases)
@@ -223,11 +226,12 @@ class Bridge:
             # For connections from 127.0.0.1, which leave by the bridge.
             bridge = _options(network).bridge
             sysctl.set_to("1", "net", "ipv4", "conf", bridge, "route_localnet")
-        self._firewall().publish(endpoint.ports, _target(endpoint))
+        self._firewall().publish(endpoint.ports, Target.of(endpoint))
 
     def _unpublish(self, endpoint: Endpoint) -> None:
-        if endpoint.ports:
-            self._firewall().unpublish(endpoint.ports, _target(endpoint))
+        from cnm_core.drivers.firewall import Target
+
+        self._firewall().unpublish(endpoint.ports, Target.of(endpoint))
 
     def _firewall_drift(
         self, network: Network, leases: tuple[Lease, ...], endpoint: Endpoint | None
@@ -235,10 +239,10 @@ class Bridge:
         from cnm_core.drivers.firewall import Target
 
         subnets = [lease.address.network for lease in leases]
-        if endpoint is None:
-            nobody = Target(network.name, EndpointKey("", ""), ())
-            return self._firewall().drift(_policy(network), subnets, (), nobody)
-        return self._firewall().drift(_policy(network), subnets, endpoint.ports, _target(endpoint))
+        found = self._firewall().drift(_policy(network), subnets)
+        if endpoint is not None:
+            found += self._firewall().port_drift(endpoint.ports, Target.of(endpoint))
+        return found
 
     def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
         try:
@@ -409,16 +413,6 @@ def _policy(network: Network) -> "Policy":
         isolated=options.ip_masq if options.isolation is None else options.isolation,
         internal=options.internal,
     )
-
-
-def _target(endpoint: Endpoint) -> "Target":
-    """Where the endpoint's ports lead: its first address of each version."""
-    from cnm_core.drivers.firewall import Target
-
-    first: dict[int, bytes] = {}
-    for lease in endpoint.addressing.leases:
-        first.setdefault(lease.address.version, lease.address.ip)
-    return Target(endpoint.network, endpoint.key, tuple(first.values()))
 
 
 def _kind(of: Link) -> str:

@@ -13,21 +13,24 @@ and each element says in its comment whose it is. NAT is in tables of one family
 kernels before 5.2 have none in ``inet``.
 """
 
+from _socket import AF_INET, AF_INET6
 from errno import EBUSY, EEXIST
 
 from cnm_core.errors import AddressInUse, InvalidNetworkConfig, KernelRefused
 from cnm_core.inet import Address, format_ip, parse_subnet
+from cnm_core.kernel import conntrack
 from cnm_core.kernel import nftables as nft
 from cnm_core.kernel.netlink import Request
 from cnm_core.kernel.nftables import Element
-from cnm_core.model import Drift, EndpointKey, PublishedPort
+from cnm_core.model import Drift, Endpoint, EndpointKey, PublishedPort
 from cnm_core.record import Record
 
 TABLE = "cnm"
 _ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
 _MULTICAST = {"ip": parse_subnet("224.0.0.0/4"), "ip6": parse_subnet("ff00::/8")}
 _LOOPBACK = parse_subnet("127.0.0.0/8")
-_PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
+UDP = 17
+_PROTOCOLS = {6: "tcp", UDP: "udp", 132: "sctp"}
 
 
 class Policy(Record):
@@ -61,6 +64,14 @@ class Target(Record):
     key: EndpointKey
     ips: tuple[bytes, ...]
 
+    @staticmethod
+    def of(endpoint: Endpoint) -> "Target":
+        """An endpoint: its first address of each version."""
+        first: dict[int, bytes] = {}
+        for lease in endpoint.addressing.leases:
+            first.setdefault(lease.address.version, lease.address.ip)
+        return Target(endpoint.network, endpoint.key, tuple(first.values()))
+
     @property
     def owner(self) -> str:
         """The comment of the endpoint's elements."""
@@ -71,7 +82,14 @@ class Firewall:
     """The two tables, over one socket."""
 
     def __init__(self) -> None:
-        self._socket = nft.open_socket()
+        try:
+            self._socket = nft.open_socket()
+        except OSError as error:
+            raise KernelRefused(
+                error.errno or 0,
+                f"cannot reach nftables: {error.strerror}",
+                details="the kernel needs nf_tables (CONFIG_NF_TABLES, or its module)",
+            ) from None
 
     def apply(self, policy: Policy, subnet: Address) -> None:
         """Have the policy hold for a subnet of its bridge; one look where it does already."""
@@ -81,15 +99,19 @@ class Firewall:
             return
         if element is not None and element.data != _goto(policy):
             raise _overlap(subnet, element.comment)
-        base = nft.chain_exists(self._socket, family, TABLE, "postrouting")
-        requests = [] if base else _base(family)
-        requests += _network(family, policy, subnet, known=element is not None)
-        try:
-            nft.commit(self._socket, requests)
-        except KernelRefused as error:
-            if error.errno == EEXIST:
-                raise _overlap(subnet, "another network") from None
-            raise
+        requests = _network(family, policy, subnet, known=element is not None)
+        self._commit_subnet([*self._missing_base(family), *requests], subnet)
+
+    def prepare(self) -> None:
+        """Have the tables, for ports of endpoints that no policy is about."""
+        for family in _ADDRESS:
+            nft.commit(self._socket, self._missing_base(family))
+
+    def turn_back(self, network: str, subnet: Address) -> None:
+        """Let a subnet reach its own published ports; a policy of ours does so already."""
+        family = _family(subnet.ip)
+        if self._network(family, subnet) is None:
+            self._commit_subnet(_turning_back(family, network, subnet), subnet)
 
     def withdraw(self, policy: Policy) -> None:
         """Remove what the policy's network and bridge have in the tables."""
@@ -124,6 +146,7 @@ class Firewall:
             if error.errno in (EEXIST, EBUSY):
                 self._refuse_taken(wanted)
             raise
+        self._forget_flows(ports)
 
     def unpublish(self, ports: tuple[PublishedPort, ...], target: Target) -> None:
         """Take the target's ports back; those that somebody else has by now stay."""
@@ -132,31 +155,51 @@ class Firewall:
             for family, name, element in _elements(ports, target)
             if self._find(family, name, element) == element
         ]
-        nft.commit(
-            self._socket,
-            [nft.delete_elements(family, TABLE, name, [element]) for family, name, element in ours],
-        )
+        if ours:
+            deletions = [
+                nft.delete_elements(family, TABLE, name, [element])
+                for family, name, element in ours
+            ]
+            nft.commit(self._socket, deletions)
+            self._forget_flows(ports)
 
-    def drift(
-        self,
-        policy: Policy,
-        subnets: list[Address],
-        ports: tuple[PublishedPort, ...],
-        target: Target,
-    ) -> list[Drift]:
-        """How the tables differ from what the endpoint needs."""
+    def drift(self, policy: Policy, subnets: list[Address]) -> list[Drift]:
+        """Subnets for which another policy holds, or none."""
         found = []
         for subnet in subnets:
             element = self._network(_family(subnet.ip), subnet)
             has = element.comment if element else "no such element"
             if has != policy.words:
                 found.append(Drift(f"nftables map networks, {subnet}", policy.words, has))
+        return found
+
+    def port_drift(self, ports: tuple[PublishedPort, ...], target: Target) -> list[Drift]:
+        """Ports that do not lead to the target."""
+        found = []
         for family, name, element in _elements(ports, target):
             present = self._find(family, name, element)
             if present != element:
                 has = _holder(present) if present else "no such element"
                 found.append(Drift(f"nftables map {name}", _holder(element), has))
         return found
+
+    def _missing_base(self, family: str) -> list[Request]:
+        there = nft.chain_exists(self._socket, family, TABLE, "postrouting")
+        return [] if there else _base(family)
+
+    def _commit_subnet(self, requests: list[Request], subnet: Address) -> None:
+        try:
+            nft.commit(self._socket, requests)
+        except KernelRefused as error:
+            if error.errno == EEXIST:
+                raise _overlap(subnet, "another network") from None
+            raise
+
+    def _forget_flows(self, ports: tuple[PublishedPort, ...]) -> None:
+        """Have UDP flows that go on follow the change; TCP ones begin anew by themselves."""
+        udp = frozenset(port.host_port for port in ports if port.protocol == UDP)
+        for family in (AF_INET, AF_INET6) if udp else ():
+            conntrack.forget(self._socket, family, UDP, udp)
 
     def _network(self, family: str, subnet: Address) -> Element | None:
         return nft.find_element(self._socket, family, TABLE, "networks", subnet.ip)
@@ -417,6 +460,26 @@ def _network(family: str, policy: Policy, subnet: Address, *, known: bool) -> li
         jump = Element(nft.ifname(policy.bridge), f"jump {chain}", policy.network)
         requests.append(nft.add_elements(family, TABLE, name, [jump]))
     return [*requests, nft.add_elements(family, TABLE, "networks", [element])]
+
+
+def _turning_back(family: str, network: str, subnet: Address) -> list[Request]:
+    """A chain that masquerades what a subnet sends to its own published ports."""
+    chain = f"nat-{network}-{subnet.ip.hex()}"
+    inside = [
+        nft.payload(f"{family} daddr"),
+        nft.bitwise(_mask(subnet)),
+        nft.cmp(subnet.ip),
+        nft.ct("status"),
+        nft.any_of(nft.DNATTED),
+        nft.masquerade(),
+    ]
+    element = Element(subnet.ip, f"goto {chain}", f"{network}: ports", last=subnet.last)
+    return [
+        nft.add_chain(family, TABLE, chain),
+        nft.flush_chain(family, TABLE, chain),
+        nft.add_rule(family, TABLE, chain, inside),
+        nft.add_elements(family, TABLE, "networks", [element]),
+    ]
 
 
 def _forward_rules(policy: Policy, other_side: str, *, closed: bool) -> "list[list[bytes]]":

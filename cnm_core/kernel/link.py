@@ -99,6 +99,11 @@ def get(name: str) -> Request:
     return Request(RTM_GETLINK, NLM_F_ACK, body, f'find link "{name}"')
 
 
+def get_by_index(index: int) -> Request:
+    """Ask for the link of that index."""
+    return Request(RTM_GETLINK, NLM_F_ACK, _info(index) + _DUMP_STATS_OFF, f"find link {index}")
+
+
 def find(socket: Socket, name: str) -> Link | None:
     """The link of that name, or None."""
     try:

@@ -3,6 +3,7 @@
 from _socket import AF_INET, AF_INET6
 from _struct import Struct
 
+from cnm_core.errors import KernelRefused
 from cnm_core.inet import Address, format_ip
 from cnm_core.kernel.netlink import (
     NLM_F_ACK,
@@ -57,6 +58,19 @@ def add(index: int, route: Route) -> Request:
         body += nested(RTA_METRICS, metrics)
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
     return Request(RTM_NEWROUTE, flags, body, f"add route {describe(route)}")
+
+
+def outgoing(socket: Socket, ip: bytes) -> int | None:
+    """The index of the link by which packets to an address leave; None without a route."""
+    family = AF_INET if len(ip) == 4 else AF_INET6
+    body = _RTMSG.pack(family, len(ip) * 8, 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, ip)
+    request = Request(RTM_GETROUTE, NLM_F_ACK, body, f"find the route to {format_ip(ip)}")
+    try:
+        answer = socket.request(request)[0]
+    except KernelRefused:
+        return None
+    index = attributes(answer, 12).get(RTA_OIF)
+    return U32.unpack(index)[0] if index else None
 
 
 def describe(route: Route) -> str:

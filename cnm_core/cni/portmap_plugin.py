@@ -1,0 +1,135 @@
+"""The verbs of the portmap plugin, which is chained after the one that made the interface."""
+
+from cnm_core import json
+from cnm_core.cni import result
+from cnm_core.cni.invocation import Invocation, valid_attachments
+from cnm_core.cni.ports import published_ports
+from cnm_core.config.network import network_config
+from cnm_core.config.ports import PortmapConfig, portmap_config
+from cnm_core.drivers.portmap import Portmap
+from cnm_core.errors import Drifted, Error, InvalidNetworkConfig, UnsupportedField, raise_all
+from cnm_core.model import Addressing, Attachment, Endpoint, EndpointKey, Lease, Sandbox
+from cnm_core.store.endpoints import EndpointStore
+
+
+class PortmapPlugin:
+    """ADD, DEL, CHECK, GC and STATUS for published ports."""
+
+    def add(self, call: Invocation) -> dict[str, object]:
+        """ADD: the ports lead to the interface; the result is the previous one."""
+        options = portmap_config(call.config)
+        _refuse_foreign(options)
+        document, previous = _previous(call)
+        ports = published_ports(call.config)
+        if ports:
+            endpoint = Endpoint(
+                network=call.network,
+                key=call.key,
+                sandbox=Sandbox(call.netns),
+                ports=ports,
+                addressing=Addressing(_leases(call, previous)),
+            )
+            store = _store(call)
+            self._forget(store, call.network, call.key)
+            store.save(endpoint)
+            try:
+                Portmap().publish(endpoint, snat=options.snat)
+            except Error:
+                store.remove(call.network, call.key)
+                raise
+        return document
+
+    def delete(self, call: Invocation) -> None:
+        """DEL: the ports are free, whatever is left of the configuration."""
+        self._forget(_store(call), call.network, call.key)
+
+    def check(self, call: Invocation) -> None:
+        """CHECK: an error names each port that does not lead to the interface."""
+        _, previous = _previous(call)
+        ports = published_ports(call.config)
+        if not ports:
+            return
+        endpoint = Endpoint(
+            network=call.network,
+            key=call.key,
+            sandbox=Sandbox(call.netns),
+            ports=ports,
+            addressing=Addressing(_leases(call, previous)),
+        )
+        found = Portmap().drift(endpoint)
+        if found:
+            raise Drifted("; ".join(map(str, found)), details="DEL and ADD publish them anew")
+
+    def collect(self, call: Invocation) -> None:
+        """GC: the ports of every endpoint that is not a valid attachment become free."""
+        valid = valid_attachments(call.config)
+        store = _store(call)
+        failures: list[Error] = []
+        for key in store.keys(call.network):
+            if key in valid:
+                continue
+            try:
+                self._forget(store, call.network, key)
+            except Error as error:
+                failures.append(error)
+        raise_all(failures)
+
+    def status(self, call: Invocation) -> None:
+        """STATUS: an error where the configuration asks for what is not there."""
+        _refuse_foreign(portmap_config(call.config))
+
+    def _forget(self, store: EndpointStore, network: str, key: EndpointKey) -> None:
+        endpoint = store.load(network, key)
+        if endpoint is not None:
+            Portmap().unpublish(endpoint)
+            store.remove(network, key)
+
+
+def _store(call: Invocation) -> EndpointStore:
+    """Records of our own, beside those of network plugins; no network's name has a dot first."""
+    return EndpointStore(network_config(call.config).state_dir + "/.portmap")
+
+
+def _previous(call: Invocation) -> tuple[dict[str, object], Attachment]:
+    document = call.config.get("prevResult")
+    if type(document) is not dict:
+        raise InvalidNetworkConfig(
+            "prevResult: is missing", details="portmap must be called as a chained plugin"
+        )
+    previous = result.from_document(document, call.version)
+    return result.to_document(previous, call.version), previous
+
+
+def _leases(call: Invocation, previous: Attachment) -> tuple[Lease, ...]:
+    """The addresses of the interface that the call is about."""
+    of_interface = tuple(
+        lease
+        for lease, index in zip(previous.leases, previous.lease_interfaces, strict=True)
+        if index is None or _named(previous, index) == call.ifname
+    )
+    if not of_interface:
+        raise InvalidNetworkConfig(
+            f'prevResult: has no address for interface "{call.ifname}"',
+            details="published ports need an address to lead to",
+        )
+    return of_interface
+
+
+def _named(previous: Attachment, index: int) -> str:
+    known = 0 <= index < len(previous.interfaces)
+    return previous.interfaces[index].name if known else ""
+
+
+def _refuse_foreign(options: PortmapConfig) -> None:
+    """Refuse keys of the Go plugin that would be silently without effect."""
+    for key, value, harmless in (
+        ("backend", options.backend, "nftables"),
+        ("masqAll", options.masq_all, False),
+        ("externalSetMarkChain", options.external_set_mark_chain, ""),
+        ("conditionsV4", options.conditions_v4, ()),
+        ("conditionsV6", options.conditions_v6, ()),
+    ):
+        if value != harmless:
+            raise UnsupportedField(
+                f"{key}: {json.shorten(value)} is not supported", details="leave it out"
+            )

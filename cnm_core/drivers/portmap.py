@@ -1,0 +1,44 @@
+"""Published ports for an endpoint that some other plugin attached."""
+
+from cnm_core.drivers.firewall import Firewall, Target
+from cnm_core.kernel import link, route, sysctl
+from cnm_core.kernel.netlink import Socket
+from cnm_core.model import Drift, Endpoint
+
+
+class Portmap:
+    """The ports of one endpoint at a time; its leases are where they lead."""
+
+    def __init__(self) -> None:
+        self._firewall = Firewall()
+
+    def publish(self, endpoint: Endpoint, *, snat: bool) -> None:
+        """Lead the ports to the endpoint. Raises AddressInUse with the holder of a taken one.
+
+        With `snat` the host reaches them through 127.0.0.1, and the endpoint's network
+        through the host, itself included.
+        """
+        self._firewall.prepare()
+        if snat:
+            for lease in endpoint.addressing.leases:
+                self._firewall.turn_back(endpoint.network, lease.address.network)
+                if lease.address.version == 4:
+                    _let_loopback_out(lease.address.ip)
+        self._firewall.publish(endpoint.ports, Target.of(endpoint))
+
+    def unpublish(self, endpoint: Endpoint) -> None:
+        """Take the ports back."""
+        self._firewall.unpublish(endpoint.ports, Target.of(endpoint))
+
+    def drift(self, endpoint: Endpoint) -> list[Drift]:
+        """Ports that do not lead to the endpoint."""
+        return self._firewall.port_drift(endpoint.ports, Target.of(endpoint))
+
+
+def _let_loopback_out(ip: bytes) -> None:
+    """Allow 127.0.0.1 as a source on the link that leads to an address of a container."""
+    host = Socket()
+    index = route.outgoing(host, ip)
+    if index is not None:
+        name = link.parse(host.request(link.get_by_index(index))[0]).name
+        sysctl.set_to("1", "net", "ipv4", "conf", name, "route_localnet")
