@@ -13,7 +13,6 @@ and each element says in its comment whose it is. NAT is in tables of one family
 kernels before 5.2 have none in ``inet``.
 """
 
-from _socket import AF_INET, AF_INET6
 from errno import EBUSY, EEXIST
 
 from cnm_core.errors import AddressInUse, InvalidNetworkConfig, KernelRefused
@@ -198,8 +197,8 @@ class Firewall:
     def _forget_flows(self, ports: tuple[PublishedPort, ...]) -> None:
         """Have UDP flows that go on follow the change; TCP ones begin anew by themselves."""
         udp = frozenset(port.host_port for port in ports if port.protocol == UDP)
-        for family in (AF_INET, AF_INET6) if udp else ():
-            conntrack.forget(self._socket, family, UDP, udp)
+        if udp:
+            conntrack.forget(self._socket, UDP, udp)
 
     def _network(self, family: str, subnet: Address) -> Element | None:
         return nft.find_element(self._socket, family, TABLE, "networks", subnet.ip)

@@ -11,6 +11,9 @@ is in step with the files exactly when both directories carry the same modificat
 one of the last century: whoever makes or removes a file moves the files' directory to the
 present. So a change by the Go plugin, by hand, or a kill half-way is noticed by two stat
 calls, and the index is built anew from the files.
+
+An address that rests after its release has its bit set and no file; which ones do, and
+since when, is in a queue beside the index (resting.py).
 """
 
 from errno import EEXIST, ENOENT, ENOTDIR
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
     from typing import Self
 
+    from cnm_core.store.resting import Resting
+
 BLOCK_BITS = 16
 _BLOCK_BYTES = (1 << BLOCK_BITS) // 8
 _NAME_LIMIT = 255
@@ -58,9 +63,12 @@ class Allocations:
     def __init__(self, data_dir: str, network: str) -> None:
         self._files = f"{data_dir}/{network}"
         self._index = f"{data_dir}/.cnm/{network}"
-        self._claim = f"{data_dir}/.cnm/{network}.claim"
+        # No network's name begins with a dot.
+        self._claim = f"{data_dir}/.cnm/.{network}.claim"
+        self._rests = f"{data_dir}/.cnm/.{network}.resting"
         self._lock = files.Lock(self._files + "/lock")
         self._changed = False
+        self._block: tuple[int, int, bytes] | None = None
 
     def exists(self) -> bool:
         """Whether anything was ever allocated on this network."""
@@ -147,28 +155,53 @@ class Allocations:
                 done.append(ip)
         finally:
             files.remove(self._claim)
-        for ip in ips:
-            self._mark(ip, used=True)
+        self._mark(ips, used=True)
         self._note(owner, ips)
         return None
 
-    def release(self, owner: EndpointKey) -> list[bytes]:
-        """Free every address of the owner; which they were."""
+    def release(self, owner: EndpointKey, *, rest_since: int | None = None) -> list[bytes]:
+        """Free every address of the owner; which they were.
+
+        With a time, in nanoseconds since 1970, they rest from then on: `next_free` passes
+        over them until `wake`.
+        """
         ips = self.of(owner)
         if ips:
-            self._changed = True
-            self._unlink_all(ip for ip in ips if self.owner_of(ip) == owner)
-            for ip in ips:
-                self._mark(ip, used=False)
+            self._free(ips, [ip for ip in ips if self.owner_of(ip) == owner], rest_since)
             files.remove(f"{self._index}/owners/{owner}")
         return ips
 
-    def release_ownerless(self, ip: bytes) -> None:
-        """Free an address whose file names no owner."""
-        self._changed = True
-        self._unlink_all([ip])
-        self._mark(ip, used=False)
+    def release_ownerless(self, ip: bytes, *, rest_since: int | None = None) -> None:
+        """Free an address whose file names no owner, as `release` does."""
+        self._free([ip], [ip], rest_since)
         files.remove(f"{self._index}/owners/:{format_ip(ip)}")
+
+    def allocated_at(self, ip: bytes) -> int:
+        """When the file of an address was written; 0 where it is gone."""
+        return _modified(f"{self._files}/{format_ip(ip)}") or 0
+
+    def wake(self, now: int, seconds: int) -> bool:
+        """Let addresses that have rested so long be free again; whether any was.
+
+        One look at the queue's beginning: if many are due, the next call has the others.
+        """
+        rests = self._resting()
+        due = rests.due(now, seconds) if rests else []
+        if rests and due:
+            self._outdate()
+            self._mark([ip for ip in due if ip is not None], used=False)
+            rests.drop(len(due))
+        return bool(due)
+
+    def wake_early(self, ip: bytes) -> None:
+        """Let an address rest no longer that was claimed meanwhile."""
+        rests = self._resting()
+        if rests:
+            rests.end(ip)
+
+    def resting(self) -> "Iterator[tuple[int, bytes]]":
+        """When each address that rests was released, and which it is, the first one first."""
+        yield from self._resting() or ()
 
     def last_reserved(self, range_set: int) -> bytes | None:
         """The address that was given last out of a range set."""
@@ -182,6 +215,35 @@ class Allocations:
         """Note the address that was given last out of a range set."""
         self._changed = True
         files.write_whole(f"{self._files}/last_reserved_ip.{range_set}", format_ip(ip))
+
+    def _free(self, ips: list[bytes], theirs: list[bytes], rest_since: int | None) -> None:
+        """Remove the files that are `theirs`, and let addresses rest or be free."""
+        self._changed = True
+        resting = rest_since is not None and self._let_rest(theirs, rest_since)
+        self._unlink_all(theirs)
+        self._mark([ip for ip in ips if not resting or ip not in theirs], used=False)
+
+    def _let_rest(self, ips: list[bytes], since: int) -> bool:
+        """Whether it could be noted; on a full disk addresses are freed without a rest.
+
+        Noted before the files go: of what a kill leaves in both, a file is the truth.
+        """
+        from cnm_core.store.resting import Resting
+
+        self._outdate()
+        try:
+            Resting(self._rests).append(ips, since)
+        except StateFailure:
+            return False
+        return True
+
+    def _resting(self) -> "Resting | None":
+        """The queue of addresses that rest; None while there are none."""
+        if _modified(self._rests) is None:
+            return None
+        from cnm_core.store.resting import Resting
+
+        return Resting(self._rests)
 
     def _link(self, ip: bytes) -> bool:
         try:
@@ -203,24 +265,33 @@ class Allocations:
         return f"{self._index}/used/{4 if length == 4 else 6}-{block:x}"
 
     def _read_block(self, block: int, length: int) -> bytes:
-        try:
-            fd = open_file(self._block_path(block, length), O_RDWR | O_CLOEXEC)
-        except FileNotFoundError:
-            return b""
-        try:
-            return pread(fd, _BLOCK_BYTES, 0)
-        finally:
-            close(fd)
+        """A block's bitmap, read once for all the spans of it that are searched."""
+        if self._block is None or self._block[:2] != (block, length):
+            try:
+                fd = open_file(self._block_path(block, length), O_RDWR | O_CLOEXEC)
+            except FileNotFoundError:
+                return b""
+            try:
+                self._block = (block, length, pread(fd, _BLOCK_BYTES, 0))
+            finally:
+                close(fd)
+        return self._block[2]
 
-    def _mark(self, ip: bytes, *, used: bool) -> None:
-        block, bit = divmod(to_int(ip), 1 << BLOCK_BITS)
-        fd = open_file(self._block_path(block, len(ip)), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-        try:
-            byte = (pread(fd, 1, bit >> 3) or b"\0")[0]
-            mask = 1 << (bit & 7)
-            pwrite(fd, bytes([byte | mask if used else byte & ~mask]), bit >> 3)
-        finally:
-            close(fd)
+    def _mark(self, ips: "Collection[bytes]", *, used: bool) -> None:
+        self._block = None
+        blocks: dict[tuple[int, int], list[int]] = {}
+        for ip in ips:
+            block, bit = divmod(to_int(ip), 1 << BLOCK_BITS)
+            blocks.setdefault((block, len(ip)), []).append(bit)
+        for (block, length), bits in blocks.items():
+            fd = open_file(self._block_path(block, length), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+            try:
+                for bit in bits:
+                    byte = (pread(fd, 1, bit >> 3) or b"\0")[0]
+                    mask = 1 << (bit & 7)
+                    pwrite(fd, bytes([byte | mask if used else byte & ~mask]), bit >> 3)
+            finally:
+                close(fd)
 
     def _rebuild(self) -> None:
         """Make the index from the files."""
@@ -238,15 +309,29 @@ class Allocations:
             if owner is _NOBODY:
                 owner = EndpointKey("", format_ip(ip))
             owned.setdefault(owner, []).append(ip)
-            block, bit = divmod(to_int(ip), 1 << BLOCK_BITS)
-            bits = blocks.setdefault((block, len(ip)), bytearray(_BLOCK_BYTES))
-            bits[bit >> 3] |= 1 << (bit & 7)
+            _set_bit(blocks, ip)
+        for ip in self._still_resting({ip for ips in owned.values() for ip in ips}):
+            _set_bit(blocks, ip)
         for owner, ips in owned.items():
             self._note(owner, ips)
         for (block, length), bits in blocks.items():
             fd = open_file(self._block_path(block, length), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
             pwrite(fd, bits, 0)
             close(fd)
+
+    def _still_resting(self, in_use: set[bytes]) -> list[bytes]:
+        """What rests, without what somebody took who does not know of rests."""
+        rests = self._resting()
+        if rests is None:
+            return []
+        kept = [(since, ip) for since, ip in rests if ip not in in_use]
+        rests.keep(kept)
+        return [ip for _, ip in kept]
+
+    def _outdate(self) -> None:
+        """Have the index built anew, should we not come to the end of a change."""
+        self._changed = True
+        utime(self._index)
 
     def _stamp(self) -> None:
         """Say that index and files are in step, by one time that no change can set."""
@@ -272,6 +357,12 @@ def _owner_in(content: str) -> EndpointKey:
     except ValueError:
         return _NOBODY
     return owner if len(str(owner)) <= _NAME_LIMIT else _NOBODY
+
+
+def _set_bit(blocks: dict[tuple[int, int], bytearray], ip: bytes) -> None:
+    block, bit = divmod(to_int(ip), 1 << BLOCK_BITS)
+    bits = blocks.setdefault((block, len(ip)), bytearray(_BLOCK_BYTES))
+    bits[bit >> 3] |= 1 << (bit & 7)
 
 
 def _first_zero(used: bytes, bit: int) -> int | None:
