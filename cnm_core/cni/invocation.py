@@ -228,18 +228,18 @@ def _check_name(name: object) -> None:
         raise InvalidNetworkConfig(f"name: {error}") from None
 
 
-def valid_attachments(config: dict[str, object]) -> frozenset[EndpointKey]:
-    """The endpoints that GC must leave alone. Raises InvalidNetworkConfig.
+def valid_attachments(config: dict[str, object]) -> frozenset[EndpointKey] | None:
+    """The endpoints that GC must leave alone; None where the runtime did not say.
 
-    The specification's key, or the one that libcni before 1.3 wrote beside it.
+    The specification's key, or the one that libcni before 1.3 wrote beside it. libcni
+    leaves both out when its caller has no list, as cnitool does: that is not the same as
+    an empty list, by which every attachment is stale. Raises InvalidNetworkConfig.
     """
     for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
         if config.get(key) is not None:
             return frozenset(values.list_of(_attachment)(config[key], key))
-    raise InvalidNetworkConfig(
-        "cni.dev/valid-attachments: is missing",
-        details="an empty list would mean that every attachment is stale",
-    )
+    say("cni.dev/valid-attachments: is missing; nothing is collected")
+    return None
 
 
 def _attachment(value: object, place: str) -> EndpointKey:

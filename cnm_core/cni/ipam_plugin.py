@@ -46,6 +46,8 @@ class HostLocalPlugin:
     def collect(self, call: Invocation) -> None:
         """GC: every address whose owner is not a valid attachment becomes free."""
         valid = valid_attachments(call.config)
+        if valid is None:
+            return
         _releasing(call).collect(valid)
 
     def status(self, call: Invocation) -> None:

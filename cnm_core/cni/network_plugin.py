@@ -72,6 +72,8 @@ class NetworkPlugin:
     def collect(self, call: Invocation) -> None:
         """GC: every endpoint of the network that is not a valid attachment goes."""
         valid = valid_attachments(call.config)
+        if valid is None:
+            return
         config = _lenient(call)
         self._controller(config).collect(
             call.network, valid, lambda endpoint: pools.driver_of(call, endpoint, config)

@@ -63,6 +63,8 @@ class PortmapPlugin:
     def collect(self, call: Invocation) -> None:
         """GC: the ports of every endpoint that is not a valid attachment become free."""
         valid = valid_attachments(call.config)
+        if valid is None:
+            return
         store = _store(call)
         failures: list[Error] = []
         for key in store.keys(call.network):

@@ -14,7 +14,7 @@ from cnm_core.errors import (
     TryAgainLater,
     UnsupportedField,
 )
-from cnm_core.inet import Address, format_mac, to_int, to_ip
+from cnm_core.inet import Address, format_ip, format_mac, to_int, to_ip
 from cnm_core.kernel import address, link, route, sysctl
 from cnm_core.kernel.link import Link
 from cnm_core.kernel.netlink import Socket
@@ -247,7 +247,9 @@ class Bridge:
     def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
         try:
             self._host.request(link.create_bridge(options.bridge, _random_mac(), options.mtu))
-            sysctl.set_if_present("0", "net", "ipv6", "conf", options.bridge, "accept_ra")
+            for setting in ("accept_ra", "accept_dad"):
+                # DAD of its own link-local address would keep IPv6 waiting for a second.
+                sysctl.set_if_present("0", "net", "ipv6", "conf", options.bridge, setting)
             self._host.request(link.set_alias(options.bridge, _alias(network.name)))
         except KernelRefused as error:
             if error.errno != EEXIST:  # another network of the same bridge was faster
@@ -322,6 +324,8 @@ class Bridge:
                 if wanted not in present:
                     has = ", ".join(map(str, present)) or "no address"
                     found.append(Drift(f"gateway of {what}", str(wanted), has))
+                if not _forwards(wanted.version):
+                    found.append(Drift(f"forwarding of IPv{wanted.version}", "on", "off"))
         return found
 
     def _port_drift(self, options: BridgeConfig, name: str, *, hairpin: bool) -> list[Drift]:
@@ -473,10 +477,19 @@ def _conflicts(present: address.LinkAddress, wanted: Address) -> bool:
     return present.address.ip in wanted or wanted.ip in present.address
 
 
+_FORWARDING = {
+    4: ("net", "ipv4", "ip_forward"),
+    6: ("net", "ipv6", "conf", "all", "forwarding"),
+}
+
+
+def _forwards(version: int) -> bool:
+    return sysctl.get(*_FORWARDING[version]) == "1"
+
+
 def _enable_forwarding(version: int) -> None:
-    family = ("ipv4", "ip_forward") if version == 4 else ("ipv6", "conf", "all", "forwarding")
-    if sysctl.get("net", *family) != "1":
-        sysctl.set_to("1", "net", *family)
+    if not _forwards(version):
+        sysctl.set_to("1", *_FORWARDING[version])
 
 
 def _configure(endpoint: Endpoint, options: BridgeConfig, netns: Netns) -> Link:
@@ -487,6 +500,8 @@ def _configure(endpoint: Endpoint, options: BridgeConfig, netns: Netns) -> Link:
             _enable_ipv6(name)
         if not options.enabledad:
             sysctl.set_if_present("0", "net", "ipv6", "conf", name, "accept_dad")
+        # Neighbours may know the address by the MAC of the container that had it before.
+        sysctl.set_to("1", "net", "ipv4", "conf", name, "arp_notify")
     inside = netns.socket()
     found = link.parse(inside.request(link.get(name))[0])
     if not options.disable_container_interface:
@@ -501,7 +516,19 @@ def _configure(endpoint: Endpoint, options: BridgeConfig, netns: Netns) -> Link:
         )
         if options.enabledad:
             _wait_for_dad(inside, found)
+        _advertise(found, addressing, netns)
     return found
+
+
+def _advertise(container_end: Link, addressing: Addressing, netns: Netns) -> None:
+    """Tell neighbours about IPv6 addresses; the kernel has told them about IPv4's."""
+    ips = [lease.address.ip for lease in addressing.leases if lease.address.version == 6]
+    if ips:
+        from cnm_core.kernel.announce import advertise
+
+        with netns:
+            for ip in ips:
+                advertise(container_end.index, ip, format_ip(ip), container_end.mac)
 
 
 def _resolved(wanted: Route, first: dict[int, bytes]) -> Route:

@@ -11,7 +11,7 @@ Register 1 begins at slot 0, and 9, 10, … at slots 1, 2, …, as `nft --debug=
 
 from _socket import SOL_SOCKET
 from _struct import Struct
-from errno import ENOBUFS, ENOENT
+from errno import EIO, ENOBUFS, ENOENT
 
 from cnm_core.errors import KernelRefused
 from cnm_core.kernel.netlink import (
@@ -165,24 +165,26 @@ def commit(socket: Socket, requests: "Sequence[Request]") -> None:
     if len(data) > _LARGE:
         socket._socket.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, 2 * len(data))
     socket._socket.send(data)
-    failure, lost, done = None, False, False
-    while not done:
+    failure = KernelRefused(EIO, "cannot change nftables: no answer")
+    failed, answered = False, False
+    # The kernel has worked and answered when send returns. All is read, even where the receive
+    # buffer (ENOBUFS) had no room for every failure: a full one would take no further answer.
+    socket._socket.setblocking(False)
+    while True:
         try:
-            answers = list(socket._receive())
+            for kind, flags, sequence, body in socket._receive():
+                index = sequence - first
+                if kind != NLMSG_ERROR or not 0 <= index < len(batch):
+                    continue
+                answered = True
+                errno = _errno(body)
+                if errno and not failed:
+                    failed, failure = True, _refused(errno, batch[index], flags, body)
         except OSError as error:
             if error.errno != ENOBUFS:
-                raise
-            lost = True  # more failures than the receive buffer holds, which has the first
-            continue
-        for kind, flags, sequence, body in answers:
-            index = sequence - first
-            if kind != NLMSG_ERROR or not 0 <= index < len(batch):
-                continue
-            errno = _errno(body)
-            if errno and failure is None:
-                failure = _refused(errno, batch[index], flags, body)
-            done = done or index in (0, len(requests)) or (lost and failure is not None)
-    if failure is not None:
+                break
+    socket._socket.setblocking(True)
+    if failed or not answered:
         raise failure
 
 

@@ -45,7 +45,8 @@ class EndpointStore:
         return None if content is None else _decode(content, path, network, key)
 
     def remove(self, network: str, key: EndpointKey) -> None:
-        """Forget an endpoint; it may be forgotten already."""
+        """Forget an endpoint; it may be forgotten already, or half written."""
+        files.remove(files.temporary(self._path(network, key)))
         files.remove(self._path(network, key))
 
     def keys(self, network: str) -> list[EndpointKey]:

@@ -84,17 +84,22 @@ def write_whole(path: str, content: str, mode: int = 0o600) -> None:
 
 def replace(path: str, content: str, mode: int = 0o600) -> None:
     """Write a file so that readers find the old content or the new, never a part."""
-    directory, _, name = path.rpartition("/")
-    temporary = f"{directory}/.{name}.new"
+    new = temporary(path)
     try:
-        write_whole(temporary, content, mode)
-        rename(temporary, path)
+        write_whole(new, content, mode)
+        rename(new, path)
     except OSError as error:
-        remove(temporary)
+        remove(new)
         raise failure("write", path, error) from None
     except StateFailure:
-        remove(temporary)
+        remove(new)
         raise
+
+
+def temporary(path: str) -> str:
+    """Where `replace` writes what is to become a file."""
+    directory, _, name = path.rpartition("/")
+    return f"{directory}/.{name}.new"
 
 
 def remove(path: str) -> bool:

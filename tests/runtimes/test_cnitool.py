@@ -179,16 +179,15 @@ def test_status_of_a_full_pool(cnitool: Cnitool, bridge: Config, netns: MakeNetn
 def test_gc_of_cached_attachments(cnitool: Cnitool, bridge: Config, netns: MakeNetns) -> None:
     """cnitool deletes everything that it has in its cache, also where the sandbox is gone.
 
-    It gives the plugin no list of valid attachments after that, which the plugin refuses
-    rather than to take it for an empty one.
+    It gives the plugin no list of valid attachments after that, by which the plugin
+    collects nothing rather than to take it for an empty one.
     """
     cnitool.configure(bridge)
     stale, gone = netns(), netns()
     cnitool.add(stale)
     cnitool.add(gone)
     run("ip", "netns", "delete", gone.name)
-    done = cnitool.call("gc", stale)
-    assert "cni.dev/valid-attachments" in done.stderr
+    assert cnitool.call("gc", stale).returncode == 0
     assert "eth0" not in stale.links()
     assert not cni.leases()
     assert not list(CACHE.iterdir())
