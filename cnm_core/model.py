@@ -137,7 +137,8 @@ class EndpointOptions(Record):
 class Endpoint(Record):
     """One sandbox's place on one network, and what was made for it.
 
-    `host_link` is the name of the link in the host's namespace, "" where a driver makes none.
+    `host_link` is the name of the link in the host's namespace, "" where a driver makes none;
+    with `source_checked` it may send from `mac` only.
     """
 
     network: str
@@ -145,6 +146,7 @@ class Endpoint(Record):
     sandbox: Sandbox
     host_link: str = ""
     mac: bytes | None = None
+    source_checked: bool = False
     pool: Pool = Pool()
     addressing: Addressing = Addressing()
     ports: tuple[PublishedPort, ...] = ()

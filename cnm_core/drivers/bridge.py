@@ -36,6 +36,7 @@ from cnm_core.model import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cnm_core.drivers.firewall import Firewall, Policy
+    from cnm_core.drivers.spoofcheck import SpoofCheck
 
 _DAD_SECONDS = 5
 _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
@@ -48,6 +49,7 @@ class Bridge:
         self._host = Socket()
         self._bridge: Link | None = None
         self._rules: Firewall | None = None
+        self._check: SpoofCheck | None = None
 
     @staticmethod
     def options(document: object) -> BridgeConfig:
@@ -101,17 +103,19 @@ class Bridge:
 
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """A random host end name, and a MAC address unless one was asked for."""
-        return endpoint.replace(host_link=_random_name(), mac=endpoint.mac or _random_mac())
+        return endpoint.replace(
+            host_link=_random_name(),
+            mac=endpoint.mac or _random_mac(),
+            source_checked=_options(network).macspoofchk,
+        )
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
         """The veth pair, its addresses and routes. Raises KernelRefused, AddressInUse."""
-        if endpoint.ports:
-            self._publish(network, endpoint)
         try:
+            self._admit(network, endpoint)
             return self._connect(network, endpoint, netns)
         except BaseException:
-            if endpoint.ports:
-                self._unpublish(endpoint)
+            self._expel(endpoint)
             raise
 
     def _connect(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
@@ -155,8 +159,8 @@ class Bridge:
         The ports go first, and their socket stays open: the kernel makes whoever closes it
         last wait for RCU, and that is the child process that waits for the link.
         """
-        if endpoint is not None and endpoint.ports:
-            self._unpublish(endpoint)
+        if endpoint is not None:
+            self._expel(endpoint)
         if endpoint is not None and link.delete_if_present(self._host, endpoint.host_link):
             return
         if netns is None or (endpoint is not None and endpoint.sandbox.identity != netns.identity):
@@ -186,6 +190,8 @@ class Bridge:
         found += self._port_drift(options, host_link, hairpin=_hairpin(options, endpoint))
         if _needs_policy(options) or (endpoint and endpoint.ports):
             found += self._firewall_drift(network, leases, endpoint)
+        if endpoint is not None and endpoint.source_checked:
+            found += self._source_drift(endpoint)
         return found + _container_drift(key, attachment, netns)
 
     def check_status(self, network: Network) -> None:
@@ -216,6 +222,31 @@ class Bridge:
         for lease in leases:
             self._firewall().apply(_policy(network), lease.address.network)
 
+    def _admit(self, network: Network, endpoint: Endpoint) -> None:
+        """What the endpoint alone has in nftables; before the links, since a taken port is
+        the likeliest failure of all and costs nothing to undo.
+        """
+        if endpoint.ports:
+            self._publish(network, endpoint)
+        if endpoint.source_checked:
+            from cnm_core.drivers.spoofcheck import SpoofCheck
+
+            assert endpoint.mac is not None
+            owner = f"{network.name} {endpoint.key}"
+            SpoofCheck().allow(endpoint.host_link, endpoint.mac, owner)
+
+    def _expel(self, endpoint: Endpoint) -> None:
+        """Take back what the endpoint has in nftables."""
+        if endpoint.ports:
+            from cnm_core.drivers.firewall import Target
+
+            self._firewall().unpublish(endpoint.ports, Target.of(endpoint))
+        if endpoint.source_checked and endpoint.mac is not None:
+            from cnm_core.drivers.spoofcheck import SpoofCheck
+
+            self._check = SpoofCheck()  # kept open, as `leave` says
+            self._check.withdraw(endpoint.host_link, endpoint.mac)
+
     def _publish(self, network: Network, endpoint: Endpoint) -> None:
         from cnm_core.drivers.firewall import Target
 
@@ -228,11 +259,6 @@ class Bridge:
             sysctl.set_to("1", "net", "ipv4", "conf", bridge, "route_localnet")
         self._firewall().publish(endpoint.ports, Target.of(endpoint))
 
-    def _unpublish(self, endpoint: Endpoint) -> None:
-        from cnm_core.drivers.firewall import Target
-
-        self._firewall().unpublish(endpoint.ports, Target.of(endpoint))
-
     def _firewall_drift(
         self, network: Network, leases: tuple[Lease, ...], endpoint: Endpoint | None
     ) -> list[Drift]:
@@ -243,6 +269,12 @@ class Bridge:
         if endpoint is not None:
             found += self._firewall().port_drift(endpoint.ports, Target.of(endpoint))
         return found
+
+    def _source_drift(self, endpoint: Endpoint) -> list[Drift]:
+        from cnm_core.drivers.spoofcheck import SpoofCheck
+
+        assert endpoint.mac is not None
+        return SpoofCheck().drift(endpoint.host_link, endpoint.mac)
 
     def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
         try:
@@ -371,7 +403,6 @@ def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
             details="leave mtu out to take the bridge's",
         )
     for key, value in (
-        ("macspoofchk", options.macspoofchk),
         ("vlan", options.vlan),
         ("vlanTrunk", options.vlan_trunk),
     ):

@@ -31,6 +31,8 @@ class BridgeConfig(ConfigModel):
     )
     internal: bool = Field(False, description="let nothing in or out")
     icc: bool = Field(True, description="false keeps the network's containers apart")
-    macspoofchk: bool = Field(False, description="drop frames with foreign sources; not yet")
+    macspoofchk: bool = Field(
+        False, description="drop frames from other MAC addresses than the container's"
+    )
     vlan: Mtu = Field(0, description="VLAN of the port; not yet")
     vlanTrunk: list[dict[str, object]] = Field([], description="VLANs of the port; not yet")

@@ -75,6 +75,7 @@ def _encode(endpoint: Endpoint) -> str:
             "sandbox": endpoint.sandbox.identity,
             "hostLink": endpoint.host_link,
             "mac": format_mac(endpoint.mac) if endpoint.mac else None,
+            "sourceChecked": endpoint.source_checked,
             "pool": {"driver": endpoint.pool.driver, "dataDir": endpoint.pool.data_dir},
             "ports": [
                 {
@@ -107,6 +108,7 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             sandbox=Sandbox(str(fields["netns"]), str(fields["sandbox"])),
             host_link=str(fields["hostLink"]),
             mac=parse_mac(fields["mac"]) if fields["mac"] else None,
+            source_checked=fields["sourceChecked"] is True,
             pool=Pool(str(fields["pool"]["driver"]), str(fields["pool"]["dataDir"])),
             ports=tuple(
                 PublishedPort(
