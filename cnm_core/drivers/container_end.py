@@ -1,0 +1,136 @@
+"""The container's end of an endpoint, whatever driver made it: addresses, routes, checks."""
+
+from time import monotonic, sleep
+
+from cnm_core.errors import AddressInUse, TryAgainLater
+from cnm_core.inet import format_ip, format_mac
+from cnm_core.kernel import address, link, route, sysctl
+from cnm_core.kernel.link import Link
+from cnm_core.kernel.netlink import Socket
+from cnm_core.kernel.netns import Netns
+from cnm_core.model import (
+    Addressing,
+    Attachment,
+    Drift,
+    EndpointKey,
+    Route,
+    gateways,
+)
+
+_DAD_SECONDS = 5
+
+
+def configure(name: str, addressing: Addressing, netns: Netns, *, up: bool, dad: bool) -> Link:
+    """Address a link of the sandbox and bring it up, or leave it down; the link as it was made.
+
+    With `dad`, wait for duplicate address detection of IPv6. Raises AddressInUse for a
+    duplicate, TryAgainLater where that takes too long, KernelRefused.
+    """
+    with netns:
+        if any(lease.address.version == 6 for lease in addressing.leases):
+            _enable_ipv6(name)
+        if not dad:
+            sysctl.set_if_present("0", "net", "ipv6", "conf", name, "accept_dad")
+        # Neighbours may know the address by the MAC of the container that had it before.
+        sysctl.set_to("1", "net", "ipv4", "conf", name, "arp_notify")
+    inside = netns.socket()
+    found = link.parse(inside.request(link.get(name))[0])
+    if up:
+        first = gateways(addressing.leases)
+        inside.request(
+            *(address.add(found.index, lease.address, dad=dad) for lease in addressing.leases),
+            link.set_up(found.index, name),
+            *(route.add(found.index, _resolved(each, first)) for each in addressing.routes),
+        )
+        if dad:
+            _wait_for_dad(inside, found)
+        _advertise(found, addressing, netns)
+    return found
+
+
+def _advertise(container_end: Link, addressing: Addressing, netns: Netns) -> None:
+    """Tell neighbours about IPv6 addresses; the kernel has told them about IPv4's."""
+    ips = [lease.address.ip for lease in addressing.leases if lease.address.version == 6]
+    if ips:
+        from cnm_core.kernel.announce import advertise
+
+        with netns:
+            for ip in ips:
+                advertise(container_end.index, ip, format_ip(ip), container_end.mac)
+
+
+def _resolved(wanted: Route, first: dict[int, bytes]) -> Route:
+    """A route with the gateway of its family, where it names none and none is meant by scope."""
+    if wanted.gateway is not None or wanted.scope in (
+        address.RT_SCOPE_LINK,
+        address.RT_SCOPE_HOST,
+    ):
+        return wanted
+    return wanted.replace(gateway=first.get(wanted.destination.version))
+
+
+def _enable_ipv6(name: str) -> None:
+    for each in ("lo", name):
+        if sysctl.get("net", "ipv6", "conf", each, "disable_ipv6") != "0":
+            sysctl.set_to("0", "net", "ipv6", "conf", each, "disable_ipv6")
+    sysctl.set_to("1", "net", "ipv6", "conf", name, "keep_addr_on_down")
+
+
+def _wait_for_dad(inside: Socket, container_end: Link) -> None:
+    """Wait until no address is tentative. Raises AddressInUse for a duplicate."""
+    deadline = monotonic() + _DAD_SECONDS
+    while True:
+        present = address.list_of(inside, container_end.index)
+        for each in present:
+            if each.flags & address.IFA_F_DADFAILED:
+                raise AddressInUse(
+                    f"{each.address} of {container_end.name} is in use on the network",
+                    details="another station answered duplicate address detection",
+                )
+        if not any(each.flags & address.IFA_F_TENTATIVE for each in present):
+            return
+        if monotonic() > deadline:
+            raise TryAgainLater(f"duplicate address detection took more than {_DAD_SECONDS} s")
+        sleep(0.01)
+
+
+def container_drift(
+    key: EndpointKey, kind: str, attachment: Attachment, netns: Netns
+) -> list[Drift]:
+    """How a link of the sandbox differs from the attachment: kind, MAC, addresses, routes."""
+    inside = netns.socket()
+    container_end = link.find(inside, key.ifname)
+    what = f"container end {key.ifname}"
+    if container_end is None:
+        return [Drift(what, f"a {kind}", "no such link")]
+    if container_end.kind != kind:
+        return [Drift(what, f"a {kind}", container_end.kind or "another link")]
+    found = []
+    for index, interface in enumerate(attachment.interfaces):
+        if interface.name != key.ifname or interface.sandbox != netns.path:
+            continue
+        if interface.mac and interface.mac.lower() != format_mac(container_end.mac):
+            found.append(Drift(f"MAC of {what}", interface.mac, format_mac(container_end.mac)))
+        present = [each.address for each in address.list_of(inside, container_end.index)]
+        owned = zip(attachment.leases, attachment.lease_interfaces, strict=False)
+        for lease, owner in owned:
+            if owner == index and lease.address not in present:
+                has = ", ".join(map(str, present)) or "no address"
+                found.append(Drift(f"addresses of {what}", str(lease.address), has))
+    first = gateways(attachment.leases)
+    routes = route.list_of(inside, container_end.index) if attachment.routes else []
+    for wanted in attachment.routes:
+        resolved = _resolved(wanted, first)
+        if not any(_serves(each, resolved) for each in routes):
+            found.append(Drift(f"routes of {what}", route.describe(resolved), "no such route"))
+    return found
+
+
+def _serves(present: Route, wanted: Route) -> bool:
+    """Whether a route of the kernel is the wanted one; default routes may go another way."""
+    if present.destination != wanted.destination:
+        return False
+    if wanted.destination.prefix and wanted.gateway and present.gateway != wanted.gateway:
+        return False
+    # Results before 1.1.0 say neither table nor priority.
+    return wanted.table in (None, present.table) and wanted.priority in (None, present.priority)
