@@ -198,10 +198,12 @@ class Bridge:
         return found + container_drift(key, "veth", attachment, netns)
 
     def check_status(self, network: Network) -> None:
-        """Whether the bridge's name is free, or a bridge's."""
+        """Whether the bridge's name is free, or a bridge's, and nftables there if needed."""
         try:
             self.validate(network, EndpointOptions())
-        except InvalidNetworkConfig as error:
+            if _needs_policy(_options(network)):
+                self._firewall()
+        except (InvalidNetworkConfig, KernelRefused) as error:
             raise NotAvailable(error.msg, details=error.details) from None
 
     def delete_network(self, network: Network) -> None:

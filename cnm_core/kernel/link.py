@@ -2,7 +2,7 @@
 
 from _struct import Struct
 from errno import EIO, ENODEV
-from posix import O_CLOEXEC, _exit, close, fork, pipe2, read, write
+from posix import O_CLOEXEC, _exit, close, closerange, fork, pipe2, read, write
 from select import POLLIN, poll
 
 from cnm_core.errors import KernelRefused
@@ -36,6 +36,8 @@ IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 RTEXT_FILTER_SKIP_STATS = 8
 AF_BRIDGE = 7
 RTMGRP_LINK = 1
+# What the child that deletes a link answers when it has done so.
+_GONE = "gone"
 
 _IFINFOMSG = Struct("=BxHiII")
 _DUMP_STATS_OFF = u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
@@ -215,42 +217,47 @@ def delete_if_present(socket: Socket, name: str) -> bool:
     if fork() == 0:
         _delete_and_exit(found, sink)
     close(sink)
-    waiting = poll()
-    waiting.register(listener.fileno(), POLLIN)
-    waiting.register(answer, POLLIN)
-    failure = b""
-    gone = False
-    while not gone and not failure:
-        for fd, _ in waiting.poll():
-            if fd == answer:
-                failure = read(answer, 4096)
-                gone = not failure
-            else:
-                gone = gone or _deleted(listener, found.index)
+    failure = _await_deletion(listener, answer, found.index)
     close(answer)
     listener.close()
     if failure:
-        raise KernelRefused(EIO, failure.decode("utf-8", "replace"))
+        raise KernelRefused(EIO, failure)
     return True
 
 
 def _delete_and_exit(found: Link, sink: int) -> "NoReturn":
-    """Delete a link in a child process; what went wrong is written to `sink`.
+    """Delete a link in a child process, and write to `sink` what came of it.
 
     The child lets go of stdin, stdout and stderr, or a runtime that reads to their end
     would wait for it after all. ENODEV means that somebody else was faster.
     """
-    code = 0
+    outcome = _GONE
     try:
-        for fd in range(3):
-            close(fd)
+        closerange(0, 3)
         Socket().request(delete(found.index, found.name))
     except KernelRefused as error:
         if error.errno != ENODEV:
-            write(sink, error.msg.encode())
-            code = 1
+            outcome = error.msg
+    except BaseException as error:
+        outcome = f'cannot delete link "{found.name}": {error}'
     finally:
-        _exit(code)
+        write(sink, outcome.encode())
+        _exit(0)
+
+
+def _await_deletion(listener: Socket, answer: int, index: int) -> str:
+    """Wait until the link is gone or the child has answered; what went wrong, or ""."""
+    waiting = poll()
+    waiting.register(listener.fileno(), POLLIN)
+    waiting.register(answer, POLLIN)
+    while True:
+        for fd, _ in waiting.poll():
+            if fd != answer:
+                if _deleted(listener, index):
+                    return ""
+                continue
+            outcome = read(answer, 4096).decode("utf-8", "replace")
+            return "" if outcome == _GONE else outcome or "the process that deletes a link died"
 
 
 def _deleted(listener: Socket, index: int) -> bool:
