@@ -2,10 +2,11 @@
 
 from errno import EEXIST
 from posix import urandom
+from time import sleep
 
 from cnm_core import json
 from cnm_core.config.bridge import BridgeConfig, bridge_config
-from cnm_core.drivers.container_end import configure, container_drift
+from cnm_core.drivers.container_end import announce, configure, container_drift
 from cnm_core.errors import (
     InvalidNetworkConfig,
     KernelRefused,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from cnm_core.drivers.firewall import Firewall, Policy
     from cnm_core.drivers.spoofcheck import SpoofCheck
 
+_PORT_ATTEMPTS = 100
 _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
 
 
@@ -141,6 +143,9 @@ class Bridge:
                 up=not options.disable_container_interface,
                 dad=options.enabledad,
             )
+            if not options.disable_container_interface:
+                self._await_port(host_end)
+                announce(container_end, netns)
         except BaseException:
             link.delete_if_present(self._host, endpoint.host_link)
             raise
@@ -342,6 +347,13 @@ class Bridge:
             )
         self._host.request(*requests)
         sysctl.set_if_present("0", "net", "ipv6", "conf", host_end.name, "accept_ra")
+
+    def _await_port(self, host_end: Link) -> None:
+        """Wait until the port forwards, which it does a moment after both ends are up."""
+        for _ in range(_PORT_ATTEMPTS):
+            if link.parse(self._host.request(link.get(host_end.name))[0]).operational:
+                return
+            sleep(0.001)
 
     def _bridge_drift(self, options: BridgeConfig, leases: tuple[Lease, ...]) -> list[Drift]:
         bridge = link.find(self._host, options.bridge)

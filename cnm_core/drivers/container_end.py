@@ -3,7 +3,7 @@
 from time import monotonic, sleep
 
 from cnm_core.errors import AddressInUse, TryAgainLater
-from cnm_core.inet import format_ip, format_mac
+from cnm_core.inet import format_mac
 from cnm_core.kernel import address, link, route, sysctl
 from cnm_core.kernel.link import Link
 from cnm_core.kernel.netlink import Socket
@@ -31,8 +31,8 @@ def configure(name: str, addressing: Addressing, netns: Netns, *, up: bool, dad:
             _enable_ipv6(name)
         if not dad:
             sysctl.set_if_present("0", "net", "ipv6", "conf", name, "accept_dad")
-        # Neighbours may know the address by the MAC of the container that had it before.
         sysctl.set_to("1", "net", "ipv4", "conf", name, "arp_notify")
+        sysctl.set_if_present("1", "net", "ipv6", "conf", name, "ndisc_notify")
     inside = netns.socket()
     found = link.parse(inside.request(link.get(name))[0])
     if up:
@@ -44,19 +44,18 @@ def configure(name: str, addressing: Addressing, netns: Netns, *, up: bool, dad:
         )
         if dad:
             _wait_for_dad(inside, found)
-        _advertise(found, addressing, netns)
     return found
 
 
-def _advertise(container_end: Link, addressing: Addressing, netns: Netns) -> None:
-    """Tell neighbours about IPv6 addresses; the kernel has told them about IPv4's."""
-    ips = [lease.address.ip for lease in addressing.leases if lease.address.version == 6]
-    if ips:
-        from cnm_core.kernel.announce import advertise
+def announce(container_end: Link, netns: Netns) -> None:
+    """Tell neighbours where the link's addresses are now; they may know them by another MAC.
 
-        with netns:
-            for ip in ips:
-                advertise(container_end.index, ip, format_ip(ip), container_end.mac)
+    A gratuitous ARP and an unsolicited neighbour advertisement, which the kernel sends when
+    a MAC address is set (arp_notify and ndisc_notify, Documentation/networking/ip-sysctl.rst).
+    When the link came up it sent them too, before the other end could take them.
+    """
+    request = link.set_mac(container_end.index, container_end.name, container_end.mac)
+    netns.socket().request(request)
 
 
 def _resolved(wanted: Route, first: dict[int, bytes]) -> Route:

@@ -29,7 +29,8 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 IFF_UP, IFF_PROMISC = 0x1, 0x100
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 10, 12
 IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 28, 29
-IFLA_IFALIAS = 20
+IFLA_OPERSTATE, IFLA_IFALIAS = 16, 20
+IF_OPER_UP = 6
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_DATA = 1, 2, 5
 VETH_INFO_PEER = 1
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
@@ -51,7 +52,8 @@ class Link(Record):
     """A link as the kernel reports it. `mac` is "" where the link has none.
 
     `master` is the index of the bridge that the link is a port of, 0 for none;
-    `hairpin` and `isolated` are that port's flags.
+    `hairpin` and `isolated` are that port's flags. `operational` is RFC 2863's: up, with
+    carrier, and known to the kernel as such.
     """
 
     index: int
@@ -62,6 +64,7 @@ class Link(Record):
     flags: int
     master: int
     alias: str
+    operational: bool
     hairpin: bool = False
     isolated: bool = False
 
@@ -90,6 +93,7 @@ def parse(message: bytes) -> Link:
         flags=flags,
         master=U32.unpack(found[IFLA_MASTER])[0] if IFLA_MASTER in found else 0,
         alias=text_of(found.get(IFLA_IFALIAS, b"")),
+        operational=found.get(IFLA_OPERSTATE) == bytes([IF_OPER_UP]),
         hairpin=port.get(IFLA_BRPORT_MODE, b"\0") != b"\0",
         isolated=port.get(IFLA_BRPORT_ISOLATED, b"\0") != b"\0",
     )
@@ -179,6 +183,12 @@ def set_promiscuous(index: int, name: str) -> Request:
     """Put a link into promiscuous mode."""
     body = _info(index, IFF_PROMISC, IFF_PROMISC)
     return Request(RTM_NEWLINK, NLM_F_ACK, body, f'make link "{name}" promiscuous')
+
+
+def set_mac(index: int, name: str, mac: bytes) -> Request:
+    """Give a link a MAC address. Its own has the kernel announce its addresses anew."""
+    body = _info(index) + attribute(IFLA_ADDRESS, mac)
+    return Request(RTM_NEWLINK, NLM_F_ACK, body, f'set the MAC address of link "{name}"')
 
 
 def set_alias(name: str, alias: str) -> Request:

@@ -19,7 +19,6 @@ from cnm_core.kernel.netlink import (
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
-    NLMSG_DONE,
     NLMSG_ERROR,
     U16,
     U32,
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 10, 0x10, 0x11
-NLM_F_APPEND, NLM_F_DUMP_INTR = 0x800, 0x10
+NLM_F_APPEND = 0x800
 SO_SNDBUFFORCE = 32
 
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
@@ -49,6 +48,7 @@ NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN, NFT_MSG_DELCHAIN = 3, 4, 5
 NFT_MSG_NEWRULE, NFT_MSG_GETRULE, NFT_MSG_DELRULE = 6, 7, 8
 NFT_MSG_NEWSET, NFT_MSG_DELSET = 9, 11
 NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM, NFT_MSG_DELSETELEM = 12, 13, 14
+NFT_MSG_GETGEN, NFTA_GEN_ID = 16, 1
 # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE
 NFTA_TABLE = 1
 NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_TYPE = 3, 4, 5, 7
@@ -113,7 +113,7 @@ _PAYLOAD = {
 }
 _NFGENMSG = Struct(">BBH")
 _BE16, _BE32, _BE64 = Struct(">H"), Struct(">I"), Struct(">Q")
-_ATTRIBUTE = Struct("=HH")
+_ATTRIBUTE, _I32 = Struct("=HH"), Struct("=i")
 # Batches beyond this many bytes get a larger send buffer; the usual one has some 200 KiB.
 _LARGE = 1 << 17
 
@@ -177,35 +177,35 @@ def commit(socket: Socket, requests: "Sequence[Request]") -> None:
                 if kind != NLMSG_ERROR or not 0 <= index < len(batch):
                     continue
                 answered = True
-                errno = _errno(body)
+                errno = -_I32.unpack_from(body)[0]
                 if errno and not failed:
                     failed, failure = True, _refused(errno, batch[index], flags, body)
+        except BlockingIOError:
+            break
         except OSError as error:
             if error.errno != ENOBUFS:
-                break
+                raise
     socket._socket.setblocking(True)
     if failed or not answered:
         raise failure
 
 
 def _dump(socket: Socket, request: Request) -> list[bytes]:
-    """The messages of a dump, which is taken again if something changed meanwhile."""
+    """The messages of a dump, taken again until no transaction ended meanwhile.
+
+    The kernel marks interrupted dumps (NLM_F_DUMP_INTR), but not those of elements.
+    """
+    after = _generation(socket)
     while True:
-        socket._send((request,))
-        found: list[bytes] = []
-        whole, done = True, False
-        while not done:
-            for kind, flags, sequence, body in socket._receive():
-                if sequence != socket._sequence:
-                    continue
-                whole = whole and not flags & NLM_F_DUMP_INTR
-                done = kind in (NLMSG_ERROR, NLMSG_DONE)
-                if not done:
-                    found.append(body)
-                elif _errno(body):
-                    raise _refused(_errno(body), request, flags, body)
-        if whole:
+        before, found = after, socket.dump(request)
+        after = _generation(socket)
+        if after == before:
             return found
+
+
+def _generation(socket: Socket) -> bytes:
+    """What every transaction in the namespace changes."""
+    return attributes(socket.request(_GETGEN)[0], _NFGENMSG.size)[NFTA_GEN_ID]
 
 
 def _find(socket: Socket, request: Request) -> bytes | None:
@@ -218,26 +218,22 @@ def _find(socket: Socket, request: Request) -> bytes | None:
         raise
 
 
-def _errno(body: bytes) -> int:
-    """The errno in the body of NLMSG_ERROR and NLMSG_DONE, where it is negative."""
-    number: int = U32.unpack_from(body)[0]
-    return -number & 0xFFFFFFFF
-
-
 # --- attributes
 
 
 def _request(
-    kind: int, flags: int, family: str, table: str, what: str, *attributes: bytes
+    kind: int, flags: int, family: str, table: str, what: str, body: bytes = b""
 ) -> Request:
-    header = _NFGENMSG.pack(_FAMILIES[family], 0, 0)
-    body = header + string(NFTA_TABLE, table) + b"".join(attributes)
+    body = _NFGENMSG.pack(_FAMILIES[family], 0, 0) + string(NFTA_TABLE, table) + body
     return Request(NFNL_SUBSYS_NFTABLES << 8 | kind, flags, body, f"{what} table {family} {table}")
 
 
 _BATCH = _NFGENMSG.pack(0, 0, NFNL_SUBSYS_NFTABLES)
 _BEGIN = Request(NFNL_MSG_BATCH_BEGIN, 0, _BATCH, "change nftables")
 _END = Request(NFNL_MSG_BATCH_END, 0, _BATCH, "change nftables")
+_GETGEN = Request(
+    NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETGEN, NLM_F_ACK, bytes(_NFGENMSG.size), "list nftables"
+)
 
 
 def _be32(kind: int, value: int) -> bytes:
@@ -635,7 +631,8 @@ def delete_elements(family: str, table: str, name: str, elements: "Sequence[Elem
 
 
 def _keys(elements: "Sequence[Element]") -> str:
-    return " and ".join(element.key.hex() for element in elements[:3])
+    more = f" and {len(elements) - 1} more" if len(elements) > 1 else ""
+    return elements[0].key.hex() + more if elements else "nothing"
 
 
 def _elements(name: str, elements: "Iterable[Element]") -> bytes:
