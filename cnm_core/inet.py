@@ -88,6 +88,37 @@ def parse_subnet(text: str) -> Address:
     return subnet
 
 
+class Span(Record):
+    """Addresses of one family from the first to the last, both included."""
+
+    first: bytes
+    last: bytes
+
+    def __str__(self) -> str:
+        return f"{format_ip(self.first)}-{format_ip(self.last)}"
+
+
+def parse_span(text: str) -> Span:
+    """An address, a network in CIDR notation, or two addresses with a hyphen between them.
+
+    Raises ValueError with the text in its message.
+    """
+    if "/" in text:
+        subnet = parse_subnet(text)
+        return Span(subnet.ip, subnet.last)
+    low, hyphen, high = text.partition("-")
+    try:
+        first = parse_ip(low)
+        last = parse_ip(high) if hyphen else first
+    except ValueError:
+        raise ValueError(
+            f'must be an address, a network in CIDR notation or FIRST-LAST, got "{text}"'
+        ) from None
+    if len(first) != len(last) or first > last:
+        raise ValueError(f'must go from a lower to a higher address, got "{text}"')
+    return Span(first, last)
+
+
 def parse_mac(text: str) -> bytes:
     """The 6 bytes of an Ethernet address for one station, in colon or hyphen notation.
 

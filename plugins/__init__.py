@@ -7,4 +7,5 @@ EXECUTABLES = {
     "host-local-ipam": "host_local_ipam",
     "loopback": "loopback",
     "portmap": "portmap",
+    "static": "static",
 }

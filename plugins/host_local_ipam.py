@@ -7,6 +7,6 @@ if TYPE_CHECKING:
 
 def plugin() -> "Plugin":
     """Addresses for the endpoints of other plugins."""
-    from cnm_core.cni.ipam_plugin import HostLocalPlugin
+    from cnm_core.cni.ipam_plugin import IpamPlugin
 
-    return HostLocalPlugin()
+    return IpamPlugin("host-local")

@@ -29,6 +29,7 @@ _NEEDS = {
     "STATUS": (),
     "VERSION": (),
 }
+_ARGUMENTS = ("IP", "GATEWAY", "MAC")
 _STDIN_LIMIT = 16 << 20
 # Container ID and interface name together are a file name, which has 255 bytes at most.
 _LENGTH_LIMIT = 200
@@ -194,11 +195,11 @@ def arguments(text: str) -> dict[str, str]:
         "F",
     ):
         raise InvalidEnvironment(f'CNI_ARGS: IgnoreUnknown must be true or false, got "{ignore}"')
-    unknown = [f"{key}={value}" for key, value in pairs.items() if key not in ("IP", "MAC")]
+    unknown = [f"{key}={value}" for key, value in pairs.items() if key not in _ARGUMENTS]
     if unknown and ignore[0] in "0fF":
         raise InvalidEnvironment(
             f"CNI_ARGS: unknown args {json.dumps(unknown)}",
-            details="known are IP and MAC; IgnoreUnknown=1 lets others pass",
+            details="known are IP, GATEWAY and MAC; IgnoreUnknown=1 lets others pass",
         )
     return pairs
 

@@ -1,11 +1,9 @@
-"""The verbs of an IPAM plugin for host-local addresses."""
+"""The verbs of an IPAM plugin: one of the drivers of this process, for other plugins."""
 
 from cnm_core.cni import pools, result
 from cnm_core.cni.invocation import Invocation, valid_attachments
 from cnm_core.config import values
-from cnm_core.config.host_local import host_local_config
 from cnm_core.errors import Drifted, InvalidNetworkConfig
-from cnm_core.ipam.host_local import HostLocal
 from cnm_core.model import Attachment
 
 TYPE_CHECKING = False
@@ -13,12 +11,18 @@ if TYPE_CHECKING:
     from cnm_core.ipam import IpamDriver
 
 
-class HostLocalPlugin:
-    """ADD, DEL, CHECK, GC and STATUS for the addresses of another plugin's endpoints."""
+class IpamPlugin:
+    """ADD, DEL, CHECK, GC and STATUS for the addresses of another plugin's endpoints.
+
+    `kind` is the `ipam.type` of the driver, whatever the configuration has there.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
 
     def add(self, call: Invocation) -> dict[str, object]:
-        """ADD: an address out of each range set; a result without interfaces."""
-        driver = _driver(call)
+        """ADD: the addresses that the driver gives; a result without interfaces."""
+        driver = self._driver(call)
         given = driver.request(call.key)
         try:
             return result.to_document(
@@ -30,11 +34,11 @@ class HostLocalPlugin:
 
     def delete(self, call: Invocation) -> None:
         """DEL: the endpoint has no address afterwards, whatever it had before."""
-        _releasing(call).release(call.key)
+        self._releasing(call).release(call.key)
 
     def check(self, call: Invocation) -> None:
-        """CHECK: an error says which address of the previous result is not allocated."""
-        driver = _driver(call)
+        """CHECK: an error says how the previous result differs from what the driver gave."""
+        driver = self._driver(call)
         previous = call.config.get("prevResult")
         if previous is None:
             raise InvalidNetworkConfig("prevResult: is missing", details="CHECK compares with it")
@@ -48,19 +52,17 @@ class HostLocalPlugin:
         valid = valid_attachments(call.config)
         if valid is None:
             return
-        _releasing(call).collect(valid)
+        self._releasing(call).collect(valid)
 
     def status(self, call: Invocation) -> None:
-        """STATUS: an error unless each range set has a free address."""
-        _driver(call).check_status()
+        """STATUS: an error unless the next ADD can be served."""
+        self._driver(call).check_status()
 
+    def _driver(self, call: Invocation) -> "IpamDriver":
+        ipam = values.required(call.config, "ipam", "", values.mapping)
+        return pools.driver(call, {**ipam, "type": self._kind})
 
-def _driver(call: Invocation) -> HostLocal:
-    ipam = values.required(call.config, "ipam", "", values.mapping)
-    return HostLocal(call.network, host_local_config(ipam, "ipam"))
-
-
-def _releasing(call: Invocation) -> "IpamDriver":
-    ipam = call.config.get("ipam")
-    own = {**(ipam if type(ipam) is dict else {}), "type": "host-local"}
-    return pools.releasing_driver(call, own)
+    def _releasing(self, call: Invocation) -> "IpamDriver":
+        ipam = call.config.get("ipam")
+        own = {**(ipam if type(ipam) is dict else {}), "type": self._kind}
+        return pools.releasing_driver(call, own)

@@ -4,25 +4,34 @@ from cnm_core.cni.invocation import Invocation, say
 from cnm_core.config import formats, values
 from cnm_core.config.host_local import HostLocalConfig, host_local_config
 from cnm_core.config.network import NetworkConfig
-from cnm_core.errors import InvalidNetworkConfig
-from cnm_core.ipam import NoIpam
+from cnm_core.errors import InvalidEnvironment, InvalidNetworkConfig
+from cnm_core.ipam import ENVIRONMENT, NoIpam, Request
 from cnm_core.ipam.host_local import HostLocal
 from cnm_core.model import Endpoint
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cnm_core.config.host_local import RangeConfig
     from cnm_core.ipam import IpamDriver
 
-# The names under which the config may ask for the driver that is in this process.
+# The names under which the config may ask for a driver that is in this process.
 HOST_LOCAL = ("host-local", "host-local-ipam")
+STATIC = "static"
 
 
 def driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
     """The driver that the `ipam` object asks for. Raises InvalidNetworkConfig."""
     kind = values.optional(ipam, "type", "ipam", values.text, "")
     if kind in HOST_LOCAL:
-        return HostLocal(call.network, host_local_config(ipam, "ipam"))
-    return _named(call, kind)
+        options = host_local_config(ipam, "ipam")
+        if call.command == "STATUS" and _ranges_come_later(call, options):
+            return NoIpam()
+        return HostLocal(call.network, options, *_requests(call))
+    if kind == STATIC:
+        return _static(call, ipam)
+    return _keeping(call, kind)
 
 
 def driver_of(call: Invocation, endpoint: Endpoint | None, config: NetworkConfig) -> "IpamDriver":
@@ -30,27 +39,82 @@ def driver_of(call: Invocation, endpoint: Endpoint | None, config: NetworkConfig
     if endpoint is None:
         return releasing_driver(call, config.ipam)
     if endpoint.pool.driver in HOST_LOCAL:
-        return HostLocal(call.network, HostLocalConfig(data_dir=endpoint.pool.data_dir))
-    return _named(call, endpoint.pool.driver)
+        same = config.ipam.get("type") in HOST_LOCAL
+        options = _lenient_options(config.ipam) if same else HostLocalConfig()
+        return HostLocal(call.network, options.replace(data_dir=endpoint.pool.data_dir))
+    return _keeping(call, endpoint.pool.driver)
 
 
 def releasing_driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
     """A driver that can take addresses back, from an object that may be invalid by now."""
     kind = ipam.get("type")
     if kind not in HOST_LOCAL:
-        return _named(call, kind if type(kind) is str else "")
+        return _keeping(call, kind if type(kind) is str else "")
+    return HostLocal(call.network, _lenient_options(ipam))
+
+
+def _lenient_options(ipam: dict[str, object]) -> HostLocalConfig:
+    """What taking addresses back needs of an object that may be invalid by now."""
     try:
-        return HostLocal(call.network, host_local_config(ipam, "ipam"))
+        return host_local_config(ipam, "ipam")
     except InvalidNetworkConfig as error:
         say(error.msg)
     default = HostLocalConfig().data_dir
-    data_dir = directory_or(ipam.get("dataDir"), default)
-    return HostLocal(call.network, HostLocalConfig(data_dir=data_dir))
+    return HostLocalConfig(data_dir=directory_or(ipam.get("dataDir"), default))
 
 
-def _named(call: Invocation, kind: str) -> "IpamDriver":
-    if not kind:
-        return NoIpam()
+def _ranges_come_later(call: Invocation, options: HostLocalConfig) -> bool:
+    """Whether all ranges come with each ADD, which STATUS cannot look at."""
+    capabilities = call.config.get("capabilities")
+    declared = type(capabilities) is dict and capabilities.get("ipRanges") is True
+    return declared and options.subnet is None and not options.ranges
+
+
+def _static(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
+    from cnm_core.config.static import static_config
+    from cnm_core.ipam.static import Static
+
+    requests, _ = _requests(call)
+    gateways = tuple(formats.ip(each) for each in _arguments(call, "GATEWAY", formats.ip))
+    return Static(static_config(ipam, "ipam"), requests, gateways)
+
+
+def _requests(
+    call: Invocation,
+) -> "tuple[tuple[Request, ...], tuple[tuple[RangeConfig, ...], ...]]":
+    """The addresses that are asked for, the strongest first, and the runtime's range sets."""
+    found: list[Request] = []
+    ranges: tuple[tuple[RangeConfig, ...], ...] = ()
+    if _asks(call.config.get("runtimeConfig")) or call.config.get("args"):
+        from cnm_core.config.requests import requests_config
+
+        config = requests_config(call.config)
+        ranges = config.runtime_config.ip_ranges
+        found += [Request(text, "runtimeConfig.ips") for text in config.runtime_config.ips]
+        found += [Request(text, "args.cni.ips") for text in config.args.cni.ips]
+    found += [Request(text, ENVIRONMENT) for text in _arguments(call, "IP", formats.requested)]
+    return tuple(found), ranges
+
+
+def _asks(runtime: object) -> bool:
+    return type(runtime) is dict and bool(runtime.get("ips") or runtime.get("ipRanges"))
+
+
+def _arguments(call: Invocation, key: str, meaning: "Callable[[str], object]") -> list[str]:
+    """The values of a pair of CNI_ARGS, which commas separate. Raises InvalidEnvironment."""
+    text = call.args.get(key, "")
+    found = [each.strip() for each in text.split(",")] if text else []
+    for each in found:
+        try:
+            meaning(each)
+        except ValueError as error:
+            raise InvalidEnvironment(f"CNI_ARGS: {key} {error}") from None
+    return found
+
+
+def _keeping(call: Invocation, kind: str) -> "IpamDriver":
+    if kind in ("", STATIC):
+        return NoIpam()  # nothing is kept that would have to be given back
     from cnm_core.cni.delegate import DelegatedIpam
 
     return DelegatedIpam(kind, call)

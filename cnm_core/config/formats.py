@@ -4,11 +4,12 @@ The message of the ValueError starts with "must" and ends with the text it got, 
 it reads well after the name of a key.
 """
 
-from cnm_core.inet import parse_address, parse_ip, parse_mac, parse_subnet
+from cnm_core.inet import parse_address, parse_ip, parse_mac, parse_span, parse_subnet
 
 ip = parse_ip
 address = parse_address
 subnet = parse_subnet
+span = parse_span
 mac = parse_mac
 
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
@@ -48,3 +49,21 @@ def protocol(text: str) -> int:
     if number is None:
         raise ValueError(f'must be tcp, udp or sctp, got "{text}"')
     return number
+
+
+def requested(text: str) -> str:
+    """An address with or without a prefix length, left to the IPAM driver that is asked."""
+    try:
+        parse_address(text) if "/" in text else parse_ip(text)
+    except ValueError:
+        raise ValueError(
+            f'must be an IP address, with or without a prefix length, got "{text}"'
+        ) from None
+    return text
+
+
+def allocation(text: str) -> str:
+    """Which of the free addresses of a range set is given."""
+    if text in ("next-fit", "first-fit"):
+        return text
+    raise ValueError(f'must be next-fit or first-fit, got "{text}"')

@@ -69,6 +69,16 @@ def mapping(value: object, place: str) -> dict[str, object]:
     raise expected("an object", value, place)
 
 
+def mapping_of(item: "Kind[T]") -> "Kind[dict[str, T]]":
+    """An object of any keys, whose values are of one kind."""
+
+    def kind(value: object, place: str) -> "dict[str, T]":
+        fields = mapping(value, place)
+        return {key: item(each, inside(place, key)) for key, each in fields.items()}
+
+    return kind
+
+
 def integer(low: int, high: int) -> "Kind[int]":
     """A whole number from low to high."""
 

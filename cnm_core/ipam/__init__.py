@@ -5,6 +5,7 @@ check_status; `cnm_core.ipam.find` picks it by the configuration's `ipam.type`.
 """
 
 from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool
+from cnm_core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,6 +33,17 @@ if TYPE_CHECKING:
 
         def check_status(self) -> None:
             """Raise NotAvailable unless a request can be served."""
+
+
+# The weakest of the sources of requests: the static driver adds it to what is configured.
+ENVIRONMENT = "CNI_ARGS: IP"
+
+
+class Request(Record):
+    """An address that somebody asked for, with or without prefix length, and who did."""
+
+    text: str
+    source: str
 
 
 class NoIpam:

@@ -37,7 +37,11 @@ def _whole(low: int, high: int) -> tuple[Any, ...]:
 Name = Annotated[str, _meaning(formats.name)]
 InterfaceName = Annotated[str, _meaning(formats.interface_name)]
 Ip = Annotated[str, _meaning(formats.ip)]
+Cidr = Annotated[str, _meaning(formats.address)]
 Subnet = Annotated[str, _meaning(formats.subnet)]
+Span = Annotated[str, _meaning(formats.span)]
+Requested = Annotated[str, _meaning(formats.requested)]
+Allocation = Annotated[str, _meaning(formats.allocation)]
 Mac = Annotated[str, _meaning(formats.mac)]
 Directory = Annotated[str, _meaning(formats.directory)]
 Mtu = Annotated[int, *_whole(0, 65535)]
@@ -45,6 +49,7 @@ Uint32 = Annotated[int, *_whole(0, 2**32 - 1)]
 Port = Annotated[int, *_whole(1, 65535)]
 Protocol = Annotated[str, _meaning(formats.protocol)]
 Uint8 = Annotated[int, *_whole(0, 255)]
+Seconds = Annotated[int, *_whole(0, 365 * 86400)]
 
 
 class ConfigModel(BaseModel):

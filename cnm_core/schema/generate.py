@@ -19,10 +19,17 @@ from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
 from cnm_core.config import formats
-from cnm_core.schema import bridge, host_local, network, ports
+from cnm_core.schema import bridge, host_local, network, ports, requests, static
 from cnm_core.schema.base import ConfigModel
 
-MODULES: tuple[ModuleType, ...] = (network, bridge, host_local, ports)
+MODULES: tuple[ModuleType, ...] = (
+    network,
+    bridge,
+    host_local,
+    static,
+    requests,
+    ports,
+)
 TARGET = Path(__file__).parent.parent / "config"
 _MEANINGS = {
     check: (f"values.checked(formats.{name})", check.__annotations__["return"].__name__)
@@ -71,7 +78,10 @@ def _kind(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
         kind, result = _kind(arguments[0], [])
         return f"values.list_of({kind})", f"tuple[{result}, ...]"
     if origin is dict:
-        return "values.mapping", "dict[str, object]"
+        kind, result = _kind(arguments[1], [])
+        if result == "object":
+            return "values.mapping", "dict[str, object]"
+        return f"values.mapping_of({kind})", f"dict[str, {result}]"
     if isinstance(annotation, type) and issubclass(annotation, ConfigModel):
         return spelled(annotation.__name__), annotation.__name__
     raise TypeError(f"no decoder for {annotation}")
@@ -140,8 +150,9 @@ def source_of(module: ModuleType) -> str:
             imports.append(
                 f"from cnm_core.config.{other.__name__.split('.')[-1]} import {spellings}"
             )
-    if re.search(r"\bAddress\b", body):
-        imports.append("from cnm_core.inet import Address")
+    inet = [name for name in ("Address", "Span") if re.search(rf"\b{name}\b", body)]
+    if inet:
+        imports.append(f"from cnm_core.inet import {', '.join(inet)}")
     imports.append("from cnm_core.record import Record")
     header = f'"""Generated from {module.__name__} by `make decoders`; do not edit."""'
     return "\n".join([header, "", *imports]) + body + "\n"

@@ -51,10 +51,16 @@ if TYPE_CHECKING:
 
 BLOCK_BITS = 16
 _BLOCK_BYTES = (1 << BLOCK_BITS) // 8
+SECOND = 1_000_000_000  # in the unit of all times here
 _NAME_LIMIT = 255
 # The year 2000, in nanoseconds: what comes after is the time of a change, not a stamp.
 _PRESENT = 946_684_800_000_000_000
 _NOBODY = EndpointKey("", "")
+
+
+def within(since: int, now: int, seconds: int) -> bool:
+    """Whether less than that lies between two times, the clock may have been set back."""
+    return abs(now - since) < seconds * SECOND
 
 
 class Allocations:
@@ -80,7 +86,7 @@ class Allocations:
         try:
             stamp = _modified(self._files)
             if stamp != _modified(self._index) or stamp is None or stamp >= _PRESENT:
-                self._rebuild()
+                self.rebuild()
         except OSError as error:
             self._lock.__exit__()
             raise files.failure("index", self._index, error) from None
@@ -145,12 +151,15 @@ class Allocations:
         place, which fails where there is one already.
         """
         self._changed = True
+        files.remove(self._claim)  # what a kill left is still the file of an address
         files.write_whole(self._claim, f"{owner.container_id}\r\n{owner.ifname}")
         done: list[bytes] = []
         try:
             for ip in ips:
                 if not self._link(ip):
                     self._unlink_all(done)
+                    self._outdate()
+                    self._changed = False  # so that it stays out of step
                     return ip
                 done.append(ip)
         finally:
@@ -293,9 +302,10 @@ class Allocations:
             finally:
                 close(fd)
 
-    def _rebuild(self) -> None:
+    def rebuild(self) -> None:
         """Make the index from the files."""
         self._changed = True
+        self._block = None
         _empty(self._index + "/owners")
         _empty(self._index + "/used")
         owned: dict[EndpointKey, list[bytes]] = {}

@@ -10,6 +10,7 @@ from posix import open as open_file
 
 from cnm_core.inet import format_ip, parse_ip
 from cnm_core.store import files
+from cnm_core.store.allocations import within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,13 +19,7 @@ if TYPE_CHECKING:
 _LINE = 64
 _ENDED = "-"
 # What a call looks at in one go: bounds how long it takes when many rests end at a time.
-BATCH = 1024
-_SECOND = 1_000_000_000
-
-
-def within(since: int, now: int, seconds: int) -> bool:
-    """Whether less than that has passed; also of a time to come, if the clock was set back."""
-    return abs(now - since) < seconds * _SECOND
+BATCH = 256
 
 
 class Resting:
@@ -53,7 +48,7 @@ class Resting:
     def due(self, now: int, seconds: int) -> list[bytes | None]:
         """What has rested that long, as far as one look goes; None for what was ended early."""
         found: list[bytes | None] = []
-        for since, ip in self._first(1) and self._first(BATCH):
+        for since, ip in self._first(BATCH):
             if ip is not None and within(since, now, seconds):
                 break
             found.append(ip)
@@ -91,7 +86,8 @@ class Resting:
 
     def keep(self, wanted: "Iterable[tuple[int, bytes]]") -> None:
         """Put others in the place of all that rest."""
-        self._rewrite("".join(_line(f"{since:020d} {format_ip(ip)}").decode() for since, ip in wanted))
+        lines = [_line(f"{since:020d} {format_ip(ip)}") for since, ip in wanted]
+        self._rewrite(b"".join(lines).decode())
 
     def __iter__(self) -> "Iterator[tuple[int, bytes]]":
         """When each was released, and which it is, the first one first."""
@@ -105,11 +101,11 @@ class Resting:
         else:
             files.remove(self._path)
 
-    def _first(self, limit: int | None) -> list[tuple[int, bytes | None]]:
+    def _first(self, limit: int | None) -> "Iterator[tuple[int, bytes | None]]":
         try:
             fd = self._open()
         except FileNotFoundError:
-            return []
+            return
         try:
             head = _head(fd)
             size = fstat(fd).st_size if limit is None else limit * _LINE
@@ -119,7 +115,8 @@ class Resting:
         finally:
             close(fd)
         whole = len(content) // _LINE * _LINE
-        return [_entry(content[at : at + _LINE]) for at in range(0, whole, _LINE)]
+        for at in range(0, whole, _LINE):
+            yield _entry(content[at : at + _LINE])
 
     def _open(self, flags: int = 0) -> int:
         try:

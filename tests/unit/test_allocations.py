@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import NoReturn
@@ -20,7 +21,7 @@ from cnm_core.errors import StateFailure
 from cnm_core.inet import format_ip, parse_ip, to_int, to_ip
 from cnm_core.ipam.host_local import HostLocal
 from cnm_core.model import EndpointKey
-from cnm_core.store import allocations, files
+from cnm_core.store import allocations, files, resting
 from cnm_core.store.allocations import Allocations
 
 NETWORK = "blue"
@@ -42,6 +43,7 @@ CONTENTS: dict[str, EndpointKey | None] = {
     "c1\r\n/etc": None,
 }
 Files = dict[str, str]
+RELEASED, REST = 10**18, 30  # nanoseconds since 1970, and seconds
 
 
 def content_of(owner: EndpointKey) -> str:
@@ -54,20 +56,20 @@ def read(directory: Path) -> Files:
     return {ip: (directory / ip).read_bytes().decode() for ip in IPS if (directory / ip).exists()}
 
 
-def expected_free(found: Files, pool: tuple[str, str]) -> int | None:
-    """The lowest address of a pool that has no file."""
+def expected_free(used: Collection[str], pool: tuple[str, str]) -> int | None:
+    """The lowest address of a pool that is not used."""
     first, last = map(ip_address, pool)
     return next(
         (
             number
             for number in range(int(first), int(last) + 1)
-            if str(type(first)(number)) not in found
+            if str(type(first)(number)) not in used
         ),
         None,
     )
 
 
-def check(data_dir: Path) -> None:
+def check(data_dir: Path, resting: Collection[str] = ()) -> None:
     """Assert that a process that comes now sees what the files say, and changes none."""
     found = read(data_dir / NETWORK)
     owned: dict[EndpointKey, set[str]] = {}
@@ -86,14 +88,15 @@ def check(data_dir: Path) -> None:
         for pool in POOLS:
             first, last = map(parse_ip, pool)
             free = seen.next_free(to_int(first), to_int(last), len(first))
-            assert free == expected_free(found, pool)
+            assert free == expected_free({*found, *resting}, pool)
+        assert sorted(format_ip(ip) for _, ip in seen.resting()) == sorted(resting)
     assert read(data_dir / NETWORK) == found
 
 
-def check_copy(data_dir: Path) -> None:
+def check_copy(data_dir: Path, resting: Collection[str] = ()) -> None:
     """As `check`, and leave everything as it is."""
     with tempfile.TemporaryDirectory() as scratch:
-        check(shutil.copytree(data_dir, Path(scratch, "copy"), symlinks=True))
+        check(shutil.copytree(data_dir, Path(scratch, "copy"), symlinks=True), resting)
 
 
 def killed(steps: int, action: Callable[[], object]) -> bool:
@@ -120,7 +123,7 @@ def _run_and_die(steps: int, action: Callable[[], object]) -> NoReturn:
 
     status = 1
     try:
-        for module in (allocations, files):
+        for module in (allocations, files, resting):
             for name, value in list(vars(module).items()):
                 if getattr(value, "__module__", "") == "posix":
                     setattr(module, name, mortal(value))
@@ -147,10 +150,16 @@ def claim(data_dir: Path, owner: EndpointKey, *pools: tuple[str, str]) -> list[s
         return list(map(format_ip, ips))
 
 
-def release(data_dir: Path, owner: EndpointKey) -> list[str]:
+def release(data_dir: Path, owner: EndpointKey, rest_since: int | None = None) -> list[str]:
     """DEL; the addresses that were freed."""
     with Allocations(str(data_dir), NETWORK) as seen:
-        return list(map(format_ip, seen.release(owner)))
+        return list(map(format_ip, seen.release(owner, rest_since=rest_since)))
+
+
+def wake(data_dir: Path, now: int) -> bool:
+    """Let addresses be free that have rested long enough by then."""
+    with Allocations(str(data_dir), NETWORK) as seen:
+        return seen.wake(now, REST)
 
 
 def release_ownerless(data_dir: Path) -> None:
@@ -169,6 +178,7 @@ class Life(RuleBasedStateMachine):
         self.files = self.directory / NETWORK
         self.index = self.directory / ".cnm" / NETWORK
         self.known: Files = {}
+        self.resting: set[str] = set()
 
     def teardown(self) -> None:
         """Leave nothing."""
@@ -185,7 +195,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(owner=owners, pools=pools)
     def claim_whole(self, owner: EndpointKey, pools: list[tuple[str, str]]) -> None:
-        free = [expected_free(self.known, pool) for pool in pools]
+        free = [expected_free({*self.known, *self.resting}, pool) for pool in pools]
         ips = claim(self.directory, owner, *pools)
         if self.of(owner) or None in free:
             assert not ips
@@ -199,17 +209,29 @@ class Life(RuleBasedStateMachine):
             return
         with Allocations(str(self.directory), NETWORK) as seen:
             taken = seen.claim([parse_ip(ip) for ip in ips], owner)
+            for ip in ips if taken is None else ():
+                seen.wake_early(parse_ip(ip))
         expected = [ip for ip in ips if ip in self.known]
         assert (None if taken is None else format_ip(taken)) == next(iter(expected), None)
         if not expected:
             self.known |= dict.fromkeys(ips, content_of(owner))
+            self.resting.difference_update(ips)
 
-    @rule(owner=owners | st.just(EndpointKey("c3", "")))
-    def release_whole(self, owner: EndpointKey) -> None:
+    @rule(owner=owners | st.just(EndpointKey("c3", "")), rest=st.booleans())
+    def release_whole(self, owner: EndpointKey, rest: bool) -> None:
         held = self.of(owner)
-        assert set(release(self.directory, owner)) == held
+        assert set(release(self.directory, owner, RELEASED if rest else None)) == held
         for ip in held:
             del self.known[ip]
+        self.resting |= held if rest else set()
+
+    @rule(early=st.booleans())
+    def wake(self, early: bool) -> None:
+        """Rests end after their time, also if the clock was set back for long."""
+        elapsed = (REST - early) * 10**9
+        assert wake(self.directory, RELEASED + elapsed) == (bool(self.resting) and not early)
+        if not early:
+            self.resting.clear()
 
     @rule()
     def release_ownerless(self) -> None:
@@ -226,19 +248,32 @@ class Life(RuleBasedStateMachine):
         assert len(new) <= len(pools)
         self.known = left
 
-    @rule(owner=owners, steps=steps)
-    def release_killed(self, owner: EndpointKey, steps: int) -> None:
-        killed(steps, lambda: release(self.directory, owner))
+    @rule(owner=owners, steps=steps, rest=st.booleans())
+    def release_killed(self, owner: EndpointKey, steps: int, rest: bool) -> None:
+        killed(steps, lambda: release(self.directory, owner, RELEASED if rest else None))
         left = read(self.files)
         gone = self.known.keys() - left.keys()
         assert left == {ip: self.known[ip] for ip in self.known if ip not in gone}
         assert gone <= self.of(owner)
         self.known = left
+        self.resting |= gone if rest else set()
+        if rest:  # or else what it was about to release would rest once anybody releases it
+            with Allocations(str(self.directory), NETWORK):
+                pass
+
+    @rule(steps=steps)
+    def wake_killed(self, steps: int) -> None:
+        """All that were due, or none."""
+        killed(steps, lambda: wake(self.directory, RELEASED + REST * 10**9))
+        with Allocations(str(self.directory), NETWORK) as seen:
+            left = {format_ip(ip) for _, ip in seen.resting()}
+        assert left in (set(), self.resting)
+        self.resting = left
 
     @rule(owner=owners)
     def claim_failed(self, owner: EndpointKey) -> None:
         """What comes after the claim fails, and the claim stands."""
-        if self.of(owner) or IPS[0] in self.known:
+        if self.of(owner) or IPS[0] in {*self.known, *self.resting}:
             return
         seen = Allocations(str(self.directory), NETWORK)
         with pytest.raises(KeyboardInterrupt), seen:
@@ -252,6 +287,7 @@ class Life(RuleBasedStateMachine):
             self.files.mkdir(exist_ok=True)
             (self.files / ip).write_bytes(content.encode())
             self.known[ip] = content
+            self.resting.discard(ip)
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
@@ -274,7 +310,7 @@ class Life(RuleBasedStateMachine):
     def files_are_the_truth(self) -> None:
         """Seen from a copy, so that nothing is repaired between two steps."""
         assert read(self.files) == self.known
-        check_copy(self.directory)
+        check_copy(self.directory, self.resting)
 
 
 TestLife = Life.TestCase
@@ -293,9 +329,16 @@ def _release_two(data_dir: Path) -> object:
     return release(data_dir, OWNERS[1])
 
 
+def _let_two_rest(data_dir: Path) -> object:
+    return release(data_dir, OWNERS[1], RELEASED)
+
+
+ACTIONS = [_claim_one, _claim_two, _release_two, _let_two_rest, release_ownerless]
+
+
 @pytest.mark.parametrize("situation", ["new", "in use", "without index"])
 @pytest.mark.parametrize("coarse", [False, True], ids=["fine clock", "coarse clock"])
-@pytest.mark.parametrize("action", [_claim_one, _claim_two, _release_two, release_ownerless])
+@pytest.mark.parametrize("action", ACTIONS)
 def test_killed_at_every_system_call(
     tmp_path: Path, action: Callable[[Path], object], coarse: bool, situation: str
 ) -> None:
@@ -318,8 +361,10 @@ def test_killed_at_every_system_call(
             tick = network.stat().st_mtime_ns
             os.utime(network, ns=(tick, tick))
             os.utime(index, ns=(tick, tick))
-        check_copy(data_dir)
         left = read(network)
+        rested = {IPS[0], IPS[-4]} - left.keys() if action is _let_two_rest else set()
+        check_copy(data_dir, rested if situation != "new" else ())
+        wake(data_dir, RELEASED + REST * 10**9)
         given = claim(data_dir, OWNERS[2], POOLS[0])
         assert given and read(network) == left | dict.fromkeys(given, content_of(OWNERS[2]))
         release_ownerless(data_dir)
@@ -436,16 +481,25 @@ def test_exists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("present", [True, False], ids=["file", "dangling"])
-@pytest.mark.parametrize(
-    "place", [f"{NETWORK}/lock", f".cnm/{NETWORK}.claim", f"{NETWORK}/last_reserved_ip.0"]
-)
+@pytest.mark.parametrize("place", ["lock", "last_reserved_ip.0"])
 def test_planted_link(tmp_path: Path, place: str, present: bool) -> None:
     """A symbolic link in the place of a file is not followed: an error, and nothing written."""
     target, data_dir = tmp_path / "target", tmp_path / "data"
-    _plant(data_dir / place, target, present)
+    planted = data_dir / NETWORK / place
+    _plant(planted, target, present)
     with pytest.raises(StateFailure, match="Too many levels of symbolic links") as caught:
         claim(data_dir, OWNERS[0], POOLS[0])
-    assert f'"{data_dir / place}"' in caught.value.msg
+    assert f'"{planted}"' in caught.value.msg
+    _untouched(target, present)
+
+
+@pytest.mark.parametrize("present", [True, False], ids=["file", "dangling"])
+def test_planted_claim(tmp_path: Path, present: bool) -> None:
+    """A link where claims are prepared is removed or refused, but not followed."""
+    target, data_dir = tmp_path / "target", tmp_path / "data"
+    _plant(data_dir / f".cnm/.{NETWORK}.claim", target, present)
+    with suppress(StateFailure):
+        claim(data_dir, OWNERS[0], POOLS[0])
     _untouched(target, present)
 
 

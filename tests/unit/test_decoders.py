@@ -23,6 +23,14 @@ TEXTS: dict[Any, tuple[list[str], list[str]]] = {
     formats.name: (["a", "7", "A.b_c-1"], ["-a", ".a", "_a", "a/b", "a\n"]),
     formats.interface_name: (["cni0", "a" * 15, "é" * 7], ["a" * 16, "é" * 8, ".", "..", "a:b"]),
     formats.ip: (["10.1.0.1", "fd00::1", "::"], ["010.1.0.1", "10.1.0.256", "::1%lo", "::/8"]),
+    formats.address: (["10.1.0.5/16", "fd00::5/64"], ["10.1.0.5", "10.1.0.5/33", "fd00::/"]),
+    formats.span: (
+        ["10.1.0.5", "10.1.0.0/24", "10.1.0.5-10.1.0.9", "fd00::-fd00::"],
+        ["10.1.0.5/24", "10.1.0.9-10.1.0.5", "10.1.0.5-fd00::1", "10.1.0.5-", "-", "1-2-3"],
+    ),
+    formats.requested: (["10.1.0.5", "10.1.0.5/24", "fd00::5/64"], ["10.1.0", "fd00::5/129"]),
+    formats.allocation: (["next-fit", "first-fit"], ["best-fit", "First-Fit"]),
+    formats.protocol: (["tcp", "UDP", "sctp"], ["icmp", "tcp "]),
     formats.subnet: (["10.1.0.0/16", "fd00::/64", "::/0"], ["10.1.0.5/16", "10.1.0.0/33", "::/"]),
     formats.mac: (["02:42:0a:01:00:05", "02-42-0A-01-00-05"], ["01:00:5e:00:00:01", "0:0:0:0:0:0"]),
     formats.directory: (["/", "/run/cnm", "/a/", "//a"], ["a", "/a/../b", "/a/.", "/\0"]),
@@ -57,7 +65,8 @@ def _values(
     if origin is list:
         return st.lists(of_type(arguments[0], []), max_size=3), junk
     if origin is dict:
-        return st.dictionaries(st.text(), junk, max_size=3), junk
+        inner = junk if arguments[1] in (Any, object) else of_type(arguments[1], [])
+        return st.dictionaries(st.text(), inner, max_size=3), junk
     if annotation is bool:
         return st.booleans(), st.integers(0, 1)
     if annotation is int:
