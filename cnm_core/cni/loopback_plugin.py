@@ -21,7 +21,8 @@ class LoopbackPlugin:
         call.refuse_namespace(netns.inode, own_inode())
         attachment = self._driver.join(netns)
         if previous is not None:
-            attachment = result.from_document(previous, call.version)
+            result.from_document(previous, call.version)
+            return {**previous, "cniVersion": call.version}
         return result.to_document(attachment, call.version)
 
     def delete(self, call: Invocation) -> None:

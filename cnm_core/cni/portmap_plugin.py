@@ -99,7 +99,7 @@ def _previous(call: Invocation) -> tuple[dict[str, object], Attachment]:
             "prevResult: is missing", details="portmap must be called as a chained plugin"
         )
     previous = result.from_document(document, call.version)
-    return result.to_document(previous, call.version), previous
+    return {**document, "cniVersion": call.version}, previous
 
 
 def _leases(call: Invocation, previous: Attachment) -> tuple[Lease, ...]:

@@ -1,5 +1,6 @@
 """Published ports, as runtimes hand them down (CNI conventions, "portMappings")."""
 
+from cnm_core.errors import InvalidNetworkConfig
 from cnm_core.model import PublishedPort
 
 
@@ -10,7 +11,23 @@ def published_ports(config: dict[str, object]) -> tuple[PublishedPort, ...]:
         return ()
     from cnm_core.config.ports import ports_config
 
-    return tuple(
+    ports = tuple(
         PublishedPort(each.protocol, each.host_port, each.container_port, each.host_ip)
         for each in ports_config(config).runtime_config.port_mappings
     )
+    for index, port in enumerate(ports):
+        for earlier in ports[:index]:
+            if _clash(earlier, port):
+                raise InvalidNetworkConfig(
+                    f"runtimeConfig.portMappings[{index}]: publishes port {port.host_port} again"
+                )
+    return ports
+
+
+def _clash(one: PublishedPort, other: PublishedPort) -> bool:
+    """Whether two mappings are about one port of one address of the host."""
+    if (one.protocol, one.host_port) != (other.protocol, other.host_port):
+        return False
+    if (one.host_ip and any(one.host_ip)) or (other.host_ip and any(other.host_ip)):
+        return one.host_ip == other.host_ip
+    return one.host_ip is None or other.host_ip is None or one.host_ip == other.host_ip

@@ -75,7 +75,7 @@ def portmap_config(document: object, place: str = "") -> PortmapConfig:
         backend=values.optional(fields, "backend", place, values.text, "nftables"),
         snat=values.optional(fields, "snat", place, values.boolean, True),
         masq_all=values.optional(fields, "masqAll", place, values.boolean, False),
-        mark_masq_bit=values.optional(fields, "markMasqBit", place, values.integer(0, 255), None),
+        mark_masq_bit=values.optional(fields, "markMasqBit", place, values.integer(0, 31), None),
         external_set_mark_chain=values.optional(
             fields, "externalSetMarkChain", place, values.text, ""
         ),

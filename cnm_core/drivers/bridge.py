@@ -13,7 +13,7 @@ from cnm_core.errors import (
     NotAvailable,
     UnsupportedField,
 )
-from cnm_core.inet import Address, format_mac, to_int, to_ip
+from cnm_core.inet import Address, format_ip, format_mac, to_int, to_ip
 from cnm_core.kernel import address, link, sysctl
 from cnm_core.kernel.link import Link
 from cnm_core.kernel.netlink import Socket
@@ -34,7 +34,8 @@ from cnm_core.model import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cnm_core.drivers.firewall import Firewall, Policy
+    from cnm_core.drivers.firewall import Firewall
+    from cnm_core.drivers.firewall_rules import Policy
     from cnm_core.drivers.spoofcheck import SpoofCheck
 
 _PORT_ATTEMPTS = 100
@@ -263,9 +264,8 @@ class Bridge:
         leases = endpoint.addressing.leases
         if not _needs_policy(_options(network)):
             self._apply_policy(network, leases)
-        if any(lease.address.version == 4 for lease in leases):
-            # For connections from 127.0.0.1, which leave by the bridge.
-            bridge = _options(network).bridge
+        bridge = _options(network).bridge
+        if _publishes_ipv4(endpoint) and not _loopback_leaves(bridge):
             sysctl.set_to("1", "net", "ipv4", "conf", bridge, "route_localnet")
         self._firewall().publish(endpoint.ports, Target.of(endpoint))
 
@@ -278,6 +278,8 @@ class Bridge:
         found = self._firewall().drift(_policy(network), subnets)
         if endpoint is not None:
             found += self._firewall().port_drift(endpoint.ports, Target.of(endpoint))
+            if _publishes_ipv4(endpoint) and not _loopback_leaves(_options(network).bridge):
+                found.append(Drift("route_localnet of the bridge", "1", "0"))
         return found
 
     def _source_drift(self, endpoint: Endpoint) -> list[Drift]:
@@ -365,7 +367,8 @@ class Bridge:
         if options.promisc_mode and not bridge.flags & link.IFF_PROMISC:
             found.append(Drift(what, "promiscuous", "not promiscuous"))
         if _is_gateway(options):
-            present = [each.address for each in address.list_of(self._host, bridge.index)]
+            have = address.list_of(self._host, bridge.index)
+            present = [each.address for each in have]
             for lease in leases:
                 if lease.gateway is None:
                     continue
@@ -373,6 +376,12 @@ class Bridge:
                 if wanted not in present:
                     has = ", ".join(map(str, present)) or "no address"
                     found.append(Drift(f"gateway of {what}", str(wanted), has))
+                foreign = [each for each in have if _conflicts(each, wanted)]
+                found += [
+                    Drift(f"addresses of {what}", f"{wanted} only", str(each.address))
+                    for each in foreign
+                    if each.address != wanted
+                ]
                 if not _forwards(wanted.version):
                     found.append(Drift(f"forwarding of IPv{wanted.version}", "on", "off"))
         return found
@@ -385,6 +394,8 @@ class Bridge:
         found = [] if port.up else [Drift(what, "up", "down")]
         if self._bridge is not None and port.master != self._bridge.index:
             found.append(Drift(what, f"a port of {options.bridge}", "not a port of it"))
+        if options.mtu and port.mtu != options.mtu:
+            found.append(Drift(f"MTU of {what}", str(options.mtu), str(port.mtu)))
         if port.hairpin != hairpin:
             found.append(Drift(f"hairpin of {what}", _on(hairpin), _on(port.hairpin)))
         if port.isolated != _apart(options):
@@ -414,6 +425,12 @@ def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
             f'ipMasqBackend: "{options.ip_masq_backend}" is not supported',
             details='leave it out, or say "nftables"; rules of iptables are left alone',
         )
+    for key, ip, length in (
+        ("hostIPv4", options.host_ipv4, 4),
+        ("hostIPv6", options.host_ipv6, 16),
+    ):
+        if ip is not None and len(ip) != length:
+            raise InvalidNetworkConfig(f"{key}: must be of that version, got {format_ip(ip)}")
     if 0 < options.mtu < 68:
         raise InvalidNetworkConfig(
             f"mtu: must be 0 or from 68 to 65535, got {options.mtu}",
@@ -454,7 +471,7 @@ def _needs_policy(options: BridgeConfig) -> bool:
 
 
 def _policy(network: Network) -> "Policy":
-    from cnm_core.drivers.firewall import Policy
+    from cnm_core.drivers.firewall_rules import Policy
 
     options = _options(network)
     return Policy(
@@ -475,15 +492,23 @@ def _is_gateway(options: BridgeConfig) -> bool:
     return options.is_gateway or options.is_default_gateway
 
 
+def _publishes_ipv4(endpoint: Endpoint) -> bool:
+    leases = endpoint.addressing.leases
+    return bool(endpoint.ports) and any(lease.address.version == 4 for lease in leases)
+
+
+def _loopback_leaves(bridge: str) -> bool:
+    """Whether connections from 127.0.0.1 to published ports may leave by the bridge."""
+    return sysctl.get("net", "ipv4", "conf", bridge, "route_localnet") == "1"
+
+
 def _hairpin(options: BridgeConfig, endpoint: Endpoint | None) -> bool:
     """Whether frames may go back out of the port that they came in by.
 
     With br_netfilter, a container's packet to its own published port is turned round on the
-    bridge instead of being routed (br_nf_pre_routing_finish). A promiscuous bridge does
-    it by itself.
+    bridge instead of being routed (br_nf_pre_routing_finish).
     """
-    publishes = endpoint is not None and bool(endpoint.ports)
-    return options.hairpin_mode or (publishes and not options.promisc_mode)
+    return options.hairpin_mode or (endpoint is not None and bool(endpoint.ports))
 
 
 def _apart(options: BridgeConfig) -> bool:

@@ -4,10 +4,11 @@ Two tables of ours, ``ip cnm`` and ``ip6 cnm``; rules of others are neither read
 changed. A packet meets the same few rules whatever the number of networks, containers
 and ports: what differs between these is in maps. `nft list ruleset` shows
 
-- ``networks``: subnet → the chain of its bridge, for what leaves containers
+- ``networks``: subnet → the chain of its network, for what leaves containers
 - ``ports``, ``address_ports``: protocol and port, with or without the host's address →
   address and port of the container
-- ``forward_to``, ``forward_from``: bridge → its chain, for what is routed to and from it
+- ``forward_to``: subnet → the chain of its network, for what is routed to containers
+- ``forward_from``: bridge → its chain, for what is routed from containers
 
 and each element says in its comment whose it is. NAT is in tables of one family, since
 kernels before 5.2 have none in ``inet``.
@@ -15,45 +16,19 @@ kernels before 5.2 have none in ``inet``.
 
 from errno import EBUSY, EEXIST
 
+from cnm_core.drivers import firewall_rules as rules
+from cnm_core.drivers.firewall_rules import ADDRESS, TABLE, Policy, family_of
 from cnm_core.errors import AddressInUse, InvalidNetworkConfig, KernelRefused
-from cnm_core.inet import Address, format_ip, parse_subnet
-from cnm_core.kernel import conntrack
+from cnm_core.inet import Address, format_ip
+from cnm_core.kernel import address, conntrack
 from cnm_core.kernel import nftables as nft
-from cnm_core.kernel.netlink import Request
+from cnm_core.kernel.netlink import Request, Socket
 from cnm_core.kernel.nftables import Element
 from cnm_core.model import Drift, Endpoint, EndpointKey, PublishedPort
 from cnm_core.record import Record
 
-TABLE = "cnm"
-_ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
-_MULTICAST = {"ip": parse_subnet("224.0.0.0/4"), "ip6": parse_subnet("ff00::/8")}
-_LOOPBACK = parse_subnet("127.0.0.0/8")
 UDP = 17
 _PROTOCOLS = {6: "tcp", UDP: "udp", 132: "sctp"}
-
-
-class Policy(Record):
-    """What a network wants of the firewall.
-
-    `sources` are the addresses, one of a version at most, that masqueraded traffic gets;
-    of the other version it gets that of the link it leaves by.
-    """
-
-    network: str
-    bridge: str
-    masquerade: bool
-    sources: tuple[bytes, ...]
-    isolated: bool
-    internal: bool
-
-    @property
-    def words(self) -> str:
-        """The policy in words, which tell a changed one from that in the kernel."""
-        nat = "routed"
-        if self.masquerade:
-            nat = " ".join(["masquerade", *map(format_ip, self.sources)])
-        reach = "internal" if self.internal else "isolated" if self.isolated else "open"
-        return f"{self.network} on {self.bridge}: {nat}, {reach}"[: nft.COMMENT_MAXLEN]
 
 
 class Target(Record):
@@ -74,7 +49,7 @@ class Target(Record):
     @property
     def owner(self) -> str:
         """The comment of the endpoint's elements."""
-        return f"{self.network} {self.key}"[: nft.COMMENT_MAXLEN]
+        return rules.comment(f"{self.network} {self.key}")
 
 
 class Firewall:
@@ -91,56 +66,52 @@ class Firewall:
             ) from None
 
     def apply(self, policy: Policy, subnet: Address) -> None:
-        """Have the policy hold for a subnet of its bridge; one look where it does already."""
-        family = _family(subnet.ip)
+        """Have the policy hold for a subnet of its network; one look where it does already."""
+        family = family_of(subnet.ip)
         element = self._network(family, subnet)
         if element is not None and element.comment == policy.words:
             return
-        if element is not None and element.data != _goto(policy):
+        if element is not None and not rules.may_replace(element, policy):
             raise _overlap(subnet, element.comment)
-        requests = _network(family, policy, subnet, known=element is not None)
-        self._commit_subnet([*self._missing_base(family), *requests], subnet)
+        self._prepare(family)
+        present = [
+            name
+            for name in rules.BY_SUBNET
+            if nft.find_element(self._socket, family, TABLE, name, subnet.ip)
+        ]
+        self._commit_subnet(rules.network(family, policy, subnet, present), subnet)
 
     def prepare(self) -> None:
         """Have the tables, for ports of endpoints that no policy is about."""
-        for family in _ADDRESS:
-            nft.commit(self._socket, self._missing_base(family))
+        for family in ADDRESS:
+            self._prepare(family)
 
     def turn_back(self, network: str, subnet: Address) -> None:
         """Let a subnet reach its own published ports; a policy of ours does so already."""
-        family = _family(subnet.ip)
+        family = family_of(subnet.ip)
         if self._network(family, subnet) is None:
-            self._commit_subnet(_turning_back(family, network, subnet), subnet)
+            self._commit_subnet(rules.turning_back(family, network, subnet), subnet)
 
     def withdraw(self, policy: Policy) -> None:
         """Remove what the policy's network and bridge have in the tables."""
-        for family in _ADDRESS:
-            if not nft.chain_exists(self._socket, family, TABLE, _nat_chain(policy)):
+        for family in ADDRESS:
+            if not nft.chain_exists(self._socket, family, TABLE, rules.nat_chain(policy)):
                 continue
-            bridge = [Element(nft.ifname(policy.bridge))]
-            every = nft.elements(self._socket, family, TABLE, "networks", interval=True)
-            ours = [each for each in every if each.data == _goto(policy)]
-            nft.commit(
-                self._socket,
-                [
-                    nft.delete_elements(family, TABLE, "networks", ours),
-                    nft.delete_elements(family, TABLE, "forward_to", bridge),
-                    nft.delete_elements(family, TABLE, "forward_from", bridge),
-                    *(nft.delete_chain(family, TABLE, name) for name in _chains(policy)),
-                ],
-            )
+            found = {
+                name: nft.elements(self._socket, family, TABLE, name, interval=interval)
+                for name, interval in rules.JUMPS.items()
+            }
+            nft.commit(self._socket, rules.without_network(family, policy, found))
 
     def publish(self, ports: tuple[PublishedPort, ...], target: Target) -> None:
         """Lead the ports to the target. Raises AddressInUse with the holder of a taken one."""
         wanted = _elements(ports, target)
+        additions = [
+            nft.add_elements(family, TABLE, name, [element], exclusive=True)
+            for family, name, element in wanted
+        ]
         try:
-            nft.commit(
-                self._socket,
-                [
-                    nft.add_elements(family, TABLE, name, [element], exclusive=True)
-                    for family, name, element in wanted
-                ],
-            )
+            nft.commit(self._socket, additions)
         except KernelRefused as error:
             if error.errno in (EEXIST, EBUSY):
                 self._refuse_taken(wanted)
@@ -163,13 +134,17 @@ class Firewall:
             self._forget_flows(ports)
 
     def drift(self, policy: Policy, subnets: list[Address]) -> list[Drift]:
-        """Subnets for which another policy holds, or none."""
+        """Subnets for which another policy holds, or none, and rules that are not as made."""
         found = []
         for subnet in subnets:
-            element = self._network(_family(subnet.ip), subnet)
-            has = element.comment if element else "no such element"
-            if has != policy.words:
-                found.append(Drift(f"nftables map networks, {subnet}", policy.words, has))
+            family = family_of(subnet.ip)
+            for name in rules.BY_SUBNET:
+                element = nft.find_element(self._socket, family, TABLE, name, subnet.ip)
+                has = element.comment if element else "no such element"
+                if has != policy.words:
+                    found.append(Drift(f"nftables map {name}, {subnet}", policy.words, has))
+            chains = {**rules.base_rules(family), **rules.network_rules(family, policy)}
+            found += self._rule_drift(family, chains)
         return found
 
     def port_drift(self, ports: tuple[PublishedPort, ...], target: Target) -> list[Drift]:
@@ -179,12 +154,18 @@ class Firewall:
             present = self._find(family, name, element)
             if present != element:
                 has = _holder(present) if present else "no such element"
-                found.append(Drift(f"nftables map {name}", _holder(element), has))
+                found.append(Drift(_port_in(name, element), _holder(element), has))
         return found
 
-    def _missing_base(self, family: str) -> list[Request]:
-        there = nft.chain_exists(self._socket, family, TABLE, "postrouting")
-        return [] if there else _base(family)
+    def _prepare(self, family: str) -> None:
+        """Make the table; somebody else may be faster, whose rules must not stand twice."""
+        if nft.chain_exists(self._socket, family, TABLE, "postrouting"):
+            return
+        try:
+            nft.commit(self._socket, rules.base(family))
+        except KernelRefused as error:
+            if error.errno != EEXIST:
+                raise
 
     def _commit_subnet(self, requests: list[Request], subnet: Address) -> None:
         try:
@@ -194,11 +175,28 @@ class Firewall:
                 raise _overlap(subnet, "another network") from None
             raise
 
+    def _rule_drift(self, family: str, chains: "dict[str, list[list[bytes]]]") -> list[Drift]:
+        """Chains with more or fewer rules than we make; nft writes the same rules otherwise."""
+        found = []
+        for chain, wanted in chains.items():
+            present = len(nft.rules(self._socket, family, TABLE, chain))
+            if present != len(wanted):
+                what = f"nftables chain {chain} of table {family} {TABLE}"
+                found.append(Drift(what, f"{len(wanted)} rules", f"{present} rules"))
+        return found
+
     def _forget_flows(self, ports: tuple[PublishedPort, ...]) -> None:
-        """Have UDP flows that go on follow the change; TCP ones begin anew by themselves."""
-        udp = frozenset(port.host_port for port in ports if port.protocol == UDP)
-        if udp:
-            conntrack.forget(self._socket, UDP, udp)
+        """Have UDP flows to the host that go on follow the change; TCP ones begin anew."""
+        udp = [port for port in ports if port.protocol == UDP]
+        if not udp:
+            return
+        own = [each.address.ip for each in address.list_of(Socket(), 0)]
+        to = {
+            (ip, port.host_port)
+            for port in udp
+            for ip in ([port.host_ip] if port.host_ip and any(port.host_ip) else own)
+        }
+        conntrack.forget(self._socket, UDP, to)
 
     def _network(self, family: str, subnet: Address) -> Element | None:
         return nft.find_element(self._socket, family, TABLE, "networks", subnet.ip)
@@ -216,32 +214,11 @@ class Firewall:
                 )
 
 
-def _family(ip: bytes) -> str:
-    return "ip" if len(ip) == 4 else "ip6"
-
-
-def _nat_chain(policy: Policy) -> str:
-    return f"nat-{policy.network}"
-
-
-def _goto(policy: Policy) -> str:
-    return f"goto {_nat_chain(policy)}"
-
-
-def _chains(policy: Policy) -> tuple[str, str, str]:
-    """The chains of a network, and of what is routed to and from its bridge."""
-    return _nat_chain(policy), f"to-{policy.bridge}", f"from-{policy.bridge}"
-
-
 def _overlap(subnet: Address, holder: str) -> InvalidNetworkConfig:
     return InvalidNetworkConfig(
         f"subnet {subnet} overlaps with that of {holder}",
-        details="networks on different bridges of one host need subnets of their own",
+        details="networks of one host need subnets of their own",
     )
-
-
-def _port_key(family: str) -> str:
-    return f"{_ADDRESS[family]} . inet_proto . inet_service"
 
 
 def _elements(ports: tuple[PublishedPort, ...], target: Target) -> "list[tuple[str, str, Element]]":
@@ -258,7 +235,7 @@ def _elements(ports: tuple[PublishedPort, ...], target: Target) -> "list[tuple[s
             if host_ip is not None and any(host_ip):
                 name, fields = "address_ports", [host_ip, *fields]
             element = Element(nft.concatenate(*fields), data, target.owner)
-            found.append((_family(ip), name, element))
+            found.append((family_of(ip), name, element))
     return found
 
 
@@ -270,248 +247,7 @@ def _holder(element: Element) -> str:
 
 
 def _port_in(name: str, element: Element) -> str:
-    """The port of an element's key in words, as in 192.0.2.1:8080/tcp."""
-    address = f"{format_ip(element.key[:-8])} " if name == "address_ports" else ""
+    """The port of an element's key in words, as in port 8080/tcp of the host."""
+    of = f" on {format_ip(element.key[:-8])}" if name == "address_ports" else ""
     protocol, port = element.key[-8], int.from_bytes(element.key[-4:-2], "big")
-    return f"{address}port {port}/{_PROTOCOLS.get(protocol, protocol)} of the host"
-
-
-def _base(family: str) -> list[Request]:
-    """The table with its maps and base chains."""
-    address = _ADDRESS[family]
-    value = f"{address} . inet_service"
-    return [
-        nft.add_table(family, TABLE),
-        nft.add_set(family, TABLE, "networks", address, data="verdict", interval=True),
-        nft.add_set(family, TABLE, "ports", "inet_proto . inet_service", data=value),
-        nft.add_set(family, TABLE, "address_ports", _port_key(family), data=value),
-        nft.add_set(family, TABLE, "forward_to", "ifname", data="verdict"),
-        nft.add_set(family, TABLE, "forward_from", "ifname", data="verdict"),
-        *_published(family),
-        *_postrouting(family),
-        *_forward(family),
-        *_guard(family),
-    ]
-
-
-def _published(family: str) -> list[Request]:
-    """Destination NAT for what is sent to an address of the host, from outside or from itself."""
-    ip, protocol, port = nft.registers(_port_key(family))
-    to_ip, to_port = nft.registers(f"{_ADDRESS[family]} . inet_service")
-    own_protocol, own_port = nft.registers("inet_proto . inet_service")
-    to = nft.dnat(family, to_ip, to_port)
-    requests = [
-        nft.add_chain(family, TABLE, "published"),
-        nft.add_rule(
-            family,
-            TABLE,
-            "published",
-            [
-                nft.payload(f"{family} daddr", ip),
-                nft.meta("l4proto", protocol),
-                nft.payload("th dport", port),
-                nft.lookup("address_ports", ip, into=to_ip),
-                to,
-            ],
-        ),
-        nft.add_rule(
-            family,
-            TABLE,
-            "published",
-            [
-                nft.meta("l4proto", own_protocol),
-                nft.payload("th dport", own_port),
-                nft.lookup("ports", own_protocol, into=to_ip),
-                to,
-            ],
-        ),
-    ]
-    for hook in ("prerouting", "output"):
-        requests += [
-            nft.add_base_chain(
-                family, TABLE, hook, kind="nat", hook=hook, priority=nft.DSTNAT, policy="accept"
-            ),
-            nft.add_rule(
-                family,
-                TABLE,
-                hook,
-                [nft.fib_daddr_type(), nft.cmp(nft.LOCAL), nft.verdict("jump published")],
-            ),
-        ]
-    return requests
-
-
-def _postrouting(family: str) -> list[Request]:
-    """Source NAT by the network that a packet comes from."""
-    chain = nft.add_base_chain(
-        family,
-        TABLE,
-        "postrouting",
-        kind="nat",
-        hook="postrouting",
-        priority=nft.SRCNAT,
-        policy="accept",
-    )
-    requests = [chain]
-    if family == "ip":
-        # From 127.0.0.1 to a published port: the container cannot answer to that address.
-        loopback = [
-            nft.payload("ip saddr"),
-            nft.bitwise(_mask(_LOOPBACK)),
-            nft.cmp(_LOOPBACK.ip),
-            nft.ct("status"),
-            nft.any_of(nft.DNATTED),
-            nft.masquerade(),
-        ]
-        requests.append(nft.add_rule(family, TABLE, "postrouting", loopback))
-    by_network = [nft.payload(f"{family} saddr"), nft.lookup("networks", into=nft.VERDICT)]
-    return [*requests, nft.add_rule(family, TABLE, "postrouting", by_network)]
-
-
-def _forward(family: str) -> list[Request]:
-    """What is routed to and from bridges: answers and published ports, then each by its chain."""
-    return [
-        nft.add_base_chain(
-            family,
-            TABLE,
-            "forward",
-            kind="filter",
-            hook="forward",
-            priority=nft.FILTER,
-            policy="accept",
-        ),
-        nft.add_rule(
-            family,
-            TABLE,
-            "forward",
-            [
-                nft.ct("state"),
-                nft.any_of(nft.ESTABLISHED | nft.RELATED),
-                nft.verdict("accept"),
-            ],
-        ),
-        nft.add_rule(
-            family,
-            TABLE,
-            "forward",
-            [nft.meta("iifname"), nft.lookup("forward_from", into=nft.VERDICT)],
-        ),
-        nft.add_rule(
-            family,
-            TABLE,
-            "forward",
-            [nft.ct("status"), nft.any_of(nft.DNATTED), nft.verdict("accept")],
-        ),
-        nft.add_rule(
-            family,
-            TABLE,
-            "forward",
-            [nft.meta("oifname"), nft.lookup("forward_to", into=nft.VERDICT)],
-        ),
-    ]
-
-
-def _guard(family: str) -> list[Request]:
-    """Keep containers from the host's own 127.0.0.0/8, which route_localnet would let in."""
-    if family != "ip":
-        return []
-    return [
-        nft.add_base_chain(
-            family,
-            TABLE,
-            "raw",
-            kind="filter",
-            hook="prerouting",
-            priority=nft.RAW,
-            policy="accept",
-        ),
-        nft.add_rule(
-            family,
-            TABLE,
-            "raw",
-            [
-                nft.meta("iifname"),
-                nft.cmp(nft.ifname("lo"), equal=False),
-                nft.payload("ip daddr"),
-                nft.bitwise(_mask(_LOOPBACK)),
-                nft.cmp(_LOOPBACK.ip),
-                nft.verdict("drop"),
-            ],
-        ),
-    ]
-
-
-def _network(family: str, policy: Policy, subnet: Address, *, known: bool) -> list[Request]:
-    """The chains of a network and the elements that lead to them, made anew."""
-    nat, to, from_ = _chains(policy)
-    requests = []
-    element = Element(subnet.ip, _goto(policy), policy.words, last=subnet.last)
-    if known:
-        requests.append(nft.delete_elements(family, TABLE, "networks", [element]))
-    for chain, rules in (
-        (nat, _nat_rules(family, policy)),
-        (to, _forward_rules(policy, "iifname", closed=policy.isolated or policy.internal)),
-        (from_, _forward_rules(policy, "oifname", closed=policy.internal)),
-    ):
-        requests += [nft.add_chain(family, TABLE, chain), nft.flush_chain(family, TABLE, chain)]
-        requests += [nft.add_rule(family, TABLE, chain, rule) for rule in rules]
-    for name, chain in (("forward_to", to), ("forward_from", from_)):
-        jump = Element(nft.ifname(policy.bridge), f"jump {chain}", policy.network)
-        requests.append(nft.add_elements(family, TABLE, name, [jump]))
-    return [*requests, nft.add_elements(family, TABLE, "networks", [element])]
-
-
-def _turning_back(family: str, network: str, subnet: Address) -> list[Request]:
-    """A chain that masquerades what a subnet sends to its own published ports."""
-    chain = f"nat-{network}-{subnet.ip.hex()}"
-    inside = [
-        nft.payload(f"{family} daddr"),
-        nft.bitwise(_mask(subnet)),
-        nft.cmp(subnet.ip),
-        nft.ct("status"),
-        nft.any_of(nft.DNATTED),
-        nft.masquerade(),
-    ]
-    element = Element(subnet.ip, f"goto {chain}", f"{network}: ports", last=subnet.last)
-    return [
-        nft.add_chain(family, TABLE, chain),
-        nft.flush_chain(family, TABLE, chain),
-        nft.add_rule(family, TABLE, chain, inside),
-        nft.add_elements(family, TABLE, "networks", [element]),
-    ]
-
-
-def _forward_rules(policy: Policy, other_side: str, *, closed: bool) -> "list[list[bytes]]":
-    """Nothing but what stays on the bridge, where that direction is closed."""
-    if not closed:
-        return []
-    inside = [nft.meta(other_side), nft.cmp(nft.ifname(policy.bridge)), nft.verdict("return")]
-    return [inside, [nft.verdict("drop")]]
-
-
-def _nat_rules(family: str, policy: Policy) -> "list[list[bytes]]":
-    """Source NAT for packets of one bridge's networks."""
-    inside = [nft.meta("oifname"), nft.cmp(nft.ifname(policy.bridge))]
-    published = [nft.ct("status"), nft.any_of(nft.DNATTED)]
-    multicast = _MULTICAST[family]
-    rules = [
-        # To a published port of the same network: the answer must come back through us.
-        [*inside, *published, nft.masquerade()],
-        [*inside, nft.verdict("return")],
-    ]
-    if policy.masquerade:
-        to_multicast = [
-            nft.payload(f"{family} daddr"),
-            nft.bitwise(_mask(multicast)),
-            nft.cmp(multicast.ip),
-        ]
-        rules.append([*to_multicast, nft.verdict("return")])
-        sources = [each for each in policy.sources if _family(each) == family]
-        to_source = [nft.immediate(sources[0]), nft.snat(family)] if sources else [nft.masquerade()]
-        rules.append(to_source)
-    return rules
-
-
-def _mask(of: Address) -> bytes:
-    bits = len(of.ip) * 8
-    return ((1 << bits) - (1 << bits - of.prefix)).to_bytes(len(of.ip), "big")
+    return f"port {port}/{_PROTOCOLS.get(protocol, protocol)} of the host{of}"

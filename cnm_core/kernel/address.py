@@ -49,13 +49,13 @@ def delete(index: int, address: Address) -> Request:
 
 
 def list_of(socket: Socket, index: int) -> list[LinkAddress]:
-    """The addresses of a link, both families."""
+    """The addresses of a link, both families; of every link for index 0."""
     body = _IFADDRMSG.pack(0, 0, 0, 0, index)
     request = Request(RTM_GETADDR, NLM_F_DUMP, body, "list addresses")
     found = []
     for message in socket.dump(request):
         family, prefix, flags, scope, of = _IFADDRMSG.unpack_from(message)
-        if of != index or family not in (AF_INET, AF_INET6):
+        if index not in (0, of) or family not in (AF_INET, AF_INET6):
             continue
         values = attributes(message, 8)
         if IFA_FLAGS in values:

@@ -48,6 +48,7 @@ Mtu = Annotated[int, *_whole(0, 65535)]
 Uint32 = Annotated[int, *_whole(0, 2**32 - 1)]
 Port = Annotated[int, *_whole(1, 65535)]
 Protocol = Annotated[str, _meaning(formats.protocol)]
+Bit = Annotated[int, *_whole(0, 31)]
 Uint8 = Annotated[int, *_whole(0, 255)]
 Seconds = Annotated[int, *_whole(0, 365 * 86400)]
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cnm_core.schema.base import ConfigModel, Ip, Port, Protocol, Uint8
+from cnm_core.schema.base import Bit, ConfigModel, Ip, Port, Protocol
 
 
 class PortMapping(ConfigModel):
@@ -34,7 +34,7 @@ class PortmapConfig(ConfigModel):
     backend: str = Field("nftables", description="nftables, the only one")
     snat: bool = Field(True, description="let containers and the host itself reach the ports too")
     masqAll: bool = Field(False, description="masquerade all traffic to the ports")
-    markMasqBit: Uint8 | None = Field(None, description="the Go plugin's; no mark is needed here")
+    markMasqBit: Bit | None = Field(None, description="the Go plugin's; no mark is needed here")
     externalSetMarkChain: str = Field("", description="the Go plugin's, for iptables only")
     conditionsV4: list[str] = Field([], description="the Go plugin's, in words of its backend")
     conditionsV6: list[str] = Field([], description="the Go plugin's, in words of its backend")

@@ -235,7 +235,7 @@ def test_every_ipam_key_missing(refusal: Refusal, config: Config) -> None:
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [("macspoofchk", True), ("vlan", 100), ("vlanTrunk", [{"id": 100}])],
+    [("vlan", 100), ("vlanTrunk", [{"id": 100}])],
 )
 def test_a_key_that_is_not_supported(
     refusal: Refusal, config: Config, place: str, value: Any

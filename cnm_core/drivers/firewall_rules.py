@@ -1,0 +1,258 @@
+"""The rules themselves, as data: what a chain has, and the requests that make it so."""
+
+from cnm_core.inet import Address, format_ip, parse_subnet
+from cnm_core.kernel import nftables as nft
+from cnm_core.kernel.netlink import NLM_F_EXCL, Request
+from cnm_core.kernel.nftables import Element
+from cnm_core.record import Record
+
+TABLE = "cnm"
+ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
+BY_SUBNET = ("networks", "forward_to")
+# The verdict maps, and whether their keys are subnets.
+JUMPS = {"networks": True, "forward_to": True, "forward_from": False}
+_MULTICAST = {"ip": parse_subnet("224.0.0.0/4"), "ip6": parse_subnet("ff00::/8")}
+_LOOPBACK = parse_subnet("127.0.0.0/8")
+# What the comment of an element begins with that is there for published ports only.
+_PORTS = "ports of "
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+# Base chains: type, hook and priority.
+_HOOKS = {
+    "raw": ("filter", "prerouting", nft.RAW),
+    "prerouting": ("nat", "prerouting", nft.DSTNAT),
+    "output": ("nat", "output", nft.DSTNAT),
+    "forward": ("filter", "forward", nft.FILTER),
+    "postrouting": ("nat", "postrouting", nft.SRCNAT),
+}
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    Rules = list[list[bytes]]
+
+
+class Policy(Record):
+    """What a network wants of the firewall.
+
+    `sources` are the addresses, one of a version at most, that masqueraded traffic gets;
+    of the other version it gets that of the link it leaves by.
+    """
+
+    network: str
+    bridge: str
+    masquerade: bool
+    sources: tuple[bytes, ...]
+    isolated: bool
+    internal: bool
+
+    @property
+    def words(self) -> str:
+        """The policy in words, which tell a changed one from that in the kernel."""
+        nat = "routed"
+        if self.masquerade:
+            nat = " ".join(["masquerade", *map(format_ip, self.sources)])
+        reach = "internal" if self.internal else "isolated" if self.isolated else "open"
+        return comment(f"{nat}, {reach}: {self.network} on {self.bridge}")
+
+
+def comment(text: str) -> str:
+    """A comment that nft can list and read back: no double quotes, at most 128 bytes."""
+    data = text.replace('"', "'").encode()[: nft.COMMENT_MAXLEN]
+    return data.decode("utf-8", "ignore")
+
+
+def family_of(ip: bytes) -> str:
+    """The family of the table that an address belongs to."""
+    return "ip" if len(ip) == 4 else "ip6"
+
+
+def nat_chain(policy: Policy) -> str:
+    """The chain of a network, for what leaves its containers."""
+    return f"nat-{policy.network}"
+
+
+def nat_jump(policy: Policy) -> str:
+    """The verdict that leads to it."""
+    return f"goto {nat_chain(policy)}"
+
+
+def _to_chain(policy: Policy) -> str:
+    return f"to-{policy.network}"
+
+
+def _from_chain(policy: Policy) -> str:
+    """The chain of a bridge, whose name may have what the name of a chain may not."""
+    safe = "".join(char if char in _WORD else f"_{ord(char):x}_" for char in policy.bridge)
+    return f"from-{safe}"
+
+
+def base(family: str) -> list[Request]:
+    """The table with its maps and base chains; EEXIST where somebody else made it."""
+    address = ADDRESS[family]
+    value = f"{address} . inet_service"
+    requests = [
+        nft.add_table(family, TABLE),
+        nft.add_set(family, TABLE, "networks", address, data="verdict", interval=True),
+        nft.add_set(family, TABLE, "ports", "inet_proto . inet_service", data=value),
+        nft.add_set(family, TABLE, "address_ports", _port_key(family), data=value),
+        nft.add_set(family, TABLE, "forward_to", address, data="verdict", interval=True),
+        nft.add_set(family, TABLE, "forward_from", "ifname", data="verdict"),
+    ]
+    for chain, rules in base_rules(family).items():
+        request = nft.add_chain(family, TABLE, chain)
+        if chain in _HOOKS:
+            kind, hook, priority = _HOOKS[chain]
+            request = nft.add_base_chain(
+                family, TABLE, chain, kind=kind, hook=hook, priority=priority, policy="accept"
+            )
+        requests.append(request.replace(flags=request.flags | NLM_F_EXCL))
+        requests += [nft.add_rule(family, TABLE, chain, rule) for rule in rules]
+    return requests
+
+
+def base_rules(family: str) -> "dict[str, Rules]":
+    """Every chain that the table has by itself, with its rules; regular ones come first."""
+    to_host = [nft.fib_daddr_type(), nft.cmp(nft.LOCAL), nft.verdict("jump published")]
+    chains = {
+        "published": _published(family),
+        "prerouting": [to_host],
+        "output": [to_host],
+        "forward": [
+            [nft.ct("state"), nft.any_of(nft.ESTABLISHED | nft.RELATED), nft.verdict("accept")],
+            [nft.meta("iifname"), nft.lookup("forward_from", into=nft.VERDICT)],
+            [*_is_published(), nft.verdict("accept")],
+            [nft.payload(f"{family} daddr"), nft.lookup("forward_to", into=nft.VERDICT)],
+        ],
+        "postrouting": [[nft.payload(f"{family} saddr"), nft.lookup("networks", into=nft.VERDICT)]],
+    }
+    if family == "ip":
+        # From 127.0.0.1 to a published port: the container cannot answer to that address.
+        from_loopback = [*_in_subnet("ip saddr", _LOOPBACK), *_is_published(), nft.masquerade()]
+        chains["postrouting"].insert(0, from_loopback)
+        # Keep others from the host's own 127.0.0.0/8, which route_localnet would let in.
+        not_lo = [nft.meta("iifname"), nft.cmp(nft.ifname("lo"), equal=False)]
+        chains["raw"] = [[*not_lo, *_in_subnet("ip daddr", _LOOPBACK), nft.verdict("drop")]]
+    return chains
+
+
+def _published(family: str) -> "Rules":
+    """Destination NAT for what is sent to an address of the host, from outside or from itself."""
+    ip, protocol, port = nft.registers(_port_key(family))
+    to_ip, to_port = nft.registers(f"{ADDRESS[family]} . inet_service")
+    own_protocol, own_port = nft.registers("inet_proto . inet_service")
+    lead = nft.dnat(family, to_ip, to_port)
+    return [
+        [
+            nft.payload(f"{family} daddr", ip),
+            nft.meta("l4proto", protocol),
+            nft.payload("th dport", port),
+            nft.lookup("address_ports", ip, into=to_ip),
+            lead,
+        ],
+        [
+            nft.meta("l4proto", own_protocol),
+            nft.payload("th dport", own_port),
+            nft.lookup("ports", own_protocol, into=to_ip),
+            lead,
+        ],
+    ]
+
+
+def may_replace(element: Element, policy: Policy) -> bool:
+    """Whether what leads to a subnet's chain is the policy's own, or that of ports only."""
+    return element.data == nat_jump(policy) or element.comment.startswith(_PORTS)
+
+
+def network(
+    family: str, policy: Policy, subnet: Address, present: "Collection[str]"
+) -> list[Request]:
+    """The chains of a network and the elements that lead to them, made anew.
+
+    `present` are the maps that have an element for the subnet, which goes.
+    """
+    words, last = policy.words, subnet.last
+    to_subnet = {
+        "networks": Element(subnet.ip, nat_jump(policy), words, last=last),
+        "forward_to": Element(subnet.ip, f"goto {_to_chain(policy)}", words, last=last),
+    }
+    requests = [nft.delete_elements(family, TABLE, name, [to_subnet[name]]) for name in present]
+    for chain, rules in network_rules(family, policy).items():
+        requests += [nft.add_chain(family, TABLE, chain), nft.flush_chain(family, TABLE, chain)]
+        requests += [nft.add_rule(family, TABLE, chain, rule) for rule in rules]
+    jump = Element(nft.ifname(policy.bridge), f"jump {_from_chain(policy)}", "")
+    requests.append(nft.add_elements(family, TABLE, "forward_from", [jump]))
+    requests += [nft.add_elements(family, TABLE, name, [each]) for name, each in to_subnet.items()]
+    return requests
+
+
+def network_rules(family: str, policy: Policy) -> "dict[str, Rules]":
+    """The chains of a network, and of what is routed from its bridge."""
+    return {
+        nat_chain(policy): _nat(family, policy),
+        _to_chain(policy): _forward(policy, "iifname", closed=policy.isolated or policy.internal),
+        _from_chain(policy): _forward(policy, "oifname", closed=policy.internal),
+    }
+
+
+def without_network(
+    family: str, policy: Policy, found: "dict[str, list[Element]]"
+) -> list[Request]:
+    """Take away what `network` made, of the elements that were found."""
+    chains = [nat_chain(policy), _to_chain(policy), _from_chain(policy)]
+    requests = []
+    for name, elements in found.items():
+        ours = [each for each in elements if str(each.data).partition(" ")[2] in chains]
+        requests.append(nft.delete_elements(family, TABLE, name, ours))
+    return [*requests, *(nft.delete_chain(family, TABLE, chain) for chain in chains)]
+
+
+def turning_back(family: str, network: str, subnet: Address) -> list[Request]:
+    """A chain that masquerades what a subnet sends to its own published ports."""
+    chain = f"nat-{network}-{subnet.ip.hex()}"
+    rule = [*_in_subnet(f"{family} daddr", subnet), *_is_published(), nft.masquerade()]
+    element = Element(subnet.ip, f"goto {chain}", comment(f"{_PORTS}{network}"), last=subnet.last)
+    return [
+        nft.add_chain(family, TABLE, chain),
+        nft.flush_chain(family, TABLE, chain),
+        nft.add_rule(family, TABLE, chain, rule),
+        nft.add_elements(family, TABLE, "networks", [element]),
+    ]
+
+
+def _forward(policy: Policy, other_side: str, *, closed: bool) -> "Rules":
+    """Nothing but what stays on the bridge, where that direction is closed."""
+    if not closed:
+        return []
+    inside = [nft.meta(other_side), nft.cmp(nft.ifname(policy.bridge)), nft.verdict("return")]
+    return [inside, [nft.verdict("drop")]]
+
+
+def _nat(family: str, policy: Policy) -> "Rules":
+    """Source NAT for what comes from a network."""
+    inside = [nft.meta("oifname"), nft.cmp(nft.ifname(policy.bridge))]
+    rules = [
+        # To a published port of the same network: the answer must come back through us.
+        [*inside, *_is_published(), nft.masquerade()],
+        [*inside, nft.verdict("return")],
+    ]
+    if policy.masquerade:
+        rules.append([*_in_subnet(f"{family} daddr", _MULTICAST[family]), nft.verdict("return")])
+        sources = [each for each in policy.sources if family_of(each) == family]
+        leave = [nft.immediate(sources[0]), nft.snat(family)] if sources else [nft.masquerade()]
+        rules.append(leave)
+    return rules
+
+
+def _is_published() -> list[bytes]:
+    return [nft.ct("status"), nft.any_of(nft.DNATTED)]
+
+
+def _in_subnet(field: str, subnet: Address) -> list[bytes]:
+    bits = len(subnet.ip) * 8
+    mask = ((1 << bits) - (1 << bits - subnet.prefix)).to_bytes(len(subnet.ip), "big")
+    return [nft.payload(field), nft.bitwise(mask), nft.cmp(subnet.ip)]
+
+
+def _port_key(family: str) -> str:
+    return f"{ADDRESS[family]} . inet_proto . inet_service"
