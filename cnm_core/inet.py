@@ -70,10 +70,12 @@ def parse_address(text: str) -> Address:
     """
     ip, _, length = text.partition("/")
     try:
+        if not (length.isascii() and length.isdigit()):
+            raise ValueError
         address = Address(parse_ip(ip), int(length))
     except ValueError:
         raise ValueError(f'must be an address in CIDR notation, got "{text}"') from None
-    if not length.isdecimal() or not 0 <= address.prefix <= len(address.ip) * 8:
+    if address.prefix > len(address.ip) * 8:
         raise ValueError(f'must have a prefix length of its family, got "{text}"')
     return address
 
@@ -125,11 +127,12 @@ def parse_mac(text: str) -> bytes:
     Raises ValueError for malformed, multicast and all-zero addresses, which the
     kernel refuses for a link (is_valid_ether_addr, include/linux/etherdevice.h).
     """
+    pairs = text.split(":" if ":" in text else "-")
     try:
-        mac = bytes.fromhex(text.replace("-", ":").replace(":", " "))
+        mac = bytes.fromhex("".join(pairs))
     except ValueError:
         mac = b""
-    if len(mac) != 6 or len(text) != 17:
+    if len(mac) != 6 or any(len(pair) != 2 or not pair.isalnum() for pair in pairs):
         raise ValueError(f'must be a MAC address such as 02:42:0a:01:00:05, got "{text}"')
     if mac[0] & 1 or not any(mac):
         raise ValueError(f'must be the MAC address of one station, got "{text}"')

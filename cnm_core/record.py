@@ -58,6 +58,9 @@ class Record(metaclass=_RecordType):
     def __setattr__(self, field: str, value: object) -> None:
         raise AttributeError(f"{type(self).__name__}.{field} is read-only; see replace()")
 
+    def __delattr__(self, field: str) -> None:
+        raise AttributeError(f"{type(self).__name__}.{field} cannot be removed")
+
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented

@@ -64,7 +64,7 @@ class Link(Record):
     flags: int
     master: int
     alias: str
-    operational: bool
+    operational: bool = False
     hairpin: bool = False
     isolated: bool = False
 

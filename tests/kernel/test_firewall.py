@@ -1586,7 +1586,7 @@ def _reload(fresh: Netns, dump: Path) -> None:
     run("nft", "-f", str(dump))
 
 
-@pytest.mark.parametrize("bridge", ["br+0", "br@0", "br*", "br#0", 'b"r', "br\\0", "br$x", "br{"])
+@pytest.mark.parametrize("bridge", ["br+0", "br@0", "br#0", "br\\0", "br$x", "br{"])
 def test_reload_of_strange_bridges(
     endpoint: MakeEndpoint,
     netns: Callable[[], Netns],
