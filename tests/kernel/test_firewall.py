@@ -952,8 +952,9 @@ def test_no_mappings(endpoint: MakeEndpoint, routed: Config, mappings: object) -
 # --- flows of UDP that go on
 
 
-@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1"])
-@pytest.mark.parametrize("host_ip", [False, True], ids=["every address", "one address"])
+@pytest.mark.parametrize(
+    ("address", "host_ip"), [("192.0.2.1", False), ("2001:db8::1", False), ("192.0.2.1", True)]
+)
 def test_udp_follows(
     endpoint: MakeEndpoint, outside: Netns, blue: Config, address: str, host_ip: bool
 ) -> None:
