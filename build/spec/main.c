@@ -8,6 +8,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -82,6 +83,9 @@ int main(int argc, char **argv)
     PyConfig config;
 
     populate_data();
+    /* A write that fails is an error to answer, not an end without a word. */
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN);
     if (argc > 0)
         called_as = argv[0];
     PyImport_FrozenModules = cnm_modules;

@@ -253,4 +253,7 @@ def _attachment(value: object, place: str) -> EndpointKey:
 
 def say(text: str) -> None:
     """A line on stderr, which runtimes log; stdout is for the protocol."""
-    write(2, f"{text}\n".encode())
+    try:
+        write(2, f"{text}\n".encode("utf-8", "replace"))
+    except OSError:
+        pass  # closed, or nobody reads it: what is said there is no part of the answer

@@ -10,7 +10,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from cnm_core import inet
-from cnm_core.inet import Address
+from cnm_core.inet import Address, Span
 
 ips = st.ip_addresses()
 interfaces = ips.flatmap(
@@ -123,6 +123,38 @@ def test_membership(
     assert (ip.packed in _address(interface)) == (ip in ip_network(interface.network))
     assert interface.ip.packed in _address(interface)
     assert interface.network.broadcast_address.packed in _address(interface)
+
+
+@given(interfaces, ips)
+def test_span(
+    interface: ipaddress.IPv4Interface | ipaddress.IPv6Interface,
+    ip: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> None:
+    """One address, a whole subnet, or all from one address to another of its family."""
+    subnet = interface.network
+    first, last = subnet.network_address, subnet.broadcast_address
+    assert inet.parse_span(str(ip)) == Span(ip.packed, ip.packed)
+    assert inet.parse_span(str(subnet)) == Span(first.packed, last.packed)
+    assert inet.parse_span(f"{first}-{last}") == Span(first.packed, last.packed)
+    text = f"{interface.ip}-{ip}"
+    if ip.version != interface.version or int(ip) < int(interface.ip):
+        with pytest.raises(ValueError, match="from a lower to a higher address") as caught:
+            inet.parse_span(text)
+        assert str(caught.value).endswith(f'got "{text}"')
+    else:
+        assert inet.parse_span(text) == Span(interface.ip.packed, ip.packed)
+
+
+@given(noise | damaged(interfaces.map(lambda each: f"{each.ip}-{each.network[-1]}")))
+def test_span_from_any_text(text: str) -> None:
+    """What is no span is refused with the text; what is one holds its own ends."""
+    try:
+        span = inet.parse_span(text)
+    except ValueError as error:
+        assert str(error).startswith("must ")
+        assert f'got "{text}"' in str(error)
+    else:
+        assert inet.parse_span(str(span)) == span
 
 
 @given(macs, st.sampled_from([netaddr.mac_unix_expanded, netaddr.mac_eui48]))
