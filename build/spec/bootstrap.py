@@ -39,7 +39,10 @@ def main() -> None:
     executables = dict(constant("cnm_executables", "EXECUTABLES"))
     if name not in executables:
         known = ", ".join(executables)
-        write(2, f"{name}: is no plugin; call this file by one of {known}\n".encode("utf-8", "replace"))
+        write(
+            2,
+            f"{name}: is no plugin; call this file by one of {known}\n".encode("utf-8", "replace"),
+        )
         _exit(2)
     entry = f"plugins.{executables[name]}"
     load("main")
