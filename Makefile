@@ -12,6 +12,7 @@ CNITOOL := v1.3.0
 
 DESTDIR ?=
 CNI_BIN ?= /opt/cni/bin
+PREFIX ?= /usr/local
 ARGS ?=
 
 VENV := .venv
@@ -64,22 +65,29 @@ build: dist/.built  ## freeze the executables into dist/cnm/bin
 
 dist/.built: $(VENV)/.installed $(SOURCES)
 	$(VENV)/bin/pyinstaller --noconfirm --distpath dist --workpath .build/pyinstaller build/spec/cnm.spec
-	test -x dist/cnm/bin/bridge
+	test -x dist/cnm/bin/bridge -a -x dist/cnm/bin/cnm
 	touch $@
 
 .PHONY: install
-install: build  ## put the executables into $(DESTDIR)$(CNI_BIN), each by an atomic rename
-	@bin='$(DESTDIR)$(CNI_BIN)'
-	install -d -m 0755 "$$bin"
-	new=$$(mktemp -d "$$bin/.cnm.XXXXXXXX")
-	trap 'rm -rf "$$new"' EXIT
+install: build  ## put the plugins into $(DESTDIR)$(CNI_BIN) and cnm into $(DESTDIR)$(PREFIX)
+	@bin='$(DESTDIR)$(CNI_BIN)' prefix='$(DESTDIR)$(PREFIX)'
+	install -d -m 0755 "$$bin" "$$prefix/bin" "$$prefix/lib"
+	new=$$(mktemp -d "$$bin/.cnm.XXXXXXXX") command=$$(mktemp -d "$$prefix/lib/.cnm.XXXXXXXX")
+	trap 'rm -rf "$$new" "$$command"' EXIT
+	# Plugins are called all the time, so each is replaced by one rename.
 	# One cp for all, so that names of one file stay names of one file.
 	cp -a --no-preserve=ownership dist/cnm/bin/. "$$new"
+	rm "$$new/cnm"
 	chmod 0755 "$$new"/*
 	for file in "$$new"/*; do
 		mv -fT "$$file" "$$bin/$${file##*/}"
 		echo "$$bin/$${file##*/}"
 	done
+	cp -a --no-preserve=ownership dist/cnm/lib/cnm "$$command/new"
+	[ ! -e "$$prefix/lib/cnm" ] || mv -T "$$prefix/lib/cnm" "$$command/old"
+	mv -T "$$command/new" "$$prefix/lib/cnm"
+	ln -sfT ../lib/cnm/cnm "$$prefix/bin/cnm"
+	echo "$$prefix/bin/cnm"
 
 .PHONY: decoders
 decoders: venv  ## write cnm_core/config from the models in cnm_core/schema
