@@ -21,7 +21,8 @@ from cnm_core.kernel.netlink import (
 from cnm_core.model import Route
 
 RTM_NEWROUTE, RTM_GETROUTE = 24, 26
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS, RTA_TABLE = 1, 4, 5, 6, 8, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS = 1, 4, 5, 6, 8
+RTA_MULTIPATH, RTA_TABLE = 9, 15
 RTAX_MTU, RTAX_ADVMSS = 2, 8
 RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_KERNEL, RTN_UNICAST = 254, 3, 2, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
@@ -71,6 +72,22 @@ def outgoing(socket: Socket, ip: bytes) -> int | None:
         return None
     index = attributes(answer, 12).get(RTA_OIF)
     return U32.unpack(index)[0] if index else None
+
+
+def default_links(socket: Socket) -> list[int]:
+    """The indexes of the links of default routes: IPv4 before IPv6, lower metrics first."""
+    found = []
+    for number, family in enumerate((AF_INET, AF_INET6)):
+        body = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+        for message in socket.dump(Request(RTM_GETROUTE, NLM_F_DUMP, body, "list routes")):
+            _, prefix, _, _, table, _, _, kind, _ = _RTMSG.unpack_from(message)
+            values = attributes(message, 12)
+            # Of several next hops the first: struct rtnexthop has the index at byte 4.
+            index = values.get(RTA_OIF) or values.get(RTA_MULTIPATH, b"")[4:8]
+            if (prefix, table, kind) == (0, RT_TABLE_MAIN, RTN_UNICAST) and index:
+                metric = U32.unpack(values.get(RTA_PRIORITY, bytes(4)))[0]
+                found.append((number, metric, U32.unpack(index)[0]))
+    return list(dict.fromkeys(index for _, _, index in sorted(found)))
 
 
 def describe(route: Route) -> str:
