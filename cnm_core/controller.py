@@ -64,6 +64,13 @@ if TYPE_CHECKING:
         def check_status(self, network: Network) -> None:
             """Raise NotAvailable unless the network can take endpoints."""
 
+        def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
+            """Remove what the host has of endpoints of the network that are not known.
+
+            For what no record tells of any more. `known` is to be called after the kernel
+            was asked: a record is there before what it is about.
+            """
+
         def delete_network(self, network: Network) -> None:
             """Remove what the endpoints shared, if we made it; safe to repeat."""
 
@@ -193,7 +200,7 @@ class NetworkController:
         valid: "Collection[EndpointKey]",
         ipam_of: "Callable[[Endpoint | None], IpamDriver]",
     ) -> None:
-        """Remove every endpoint that is not valid, then addresses without an endpoint.
+        """Remove every endpoint that is not valid, then what is left without an endpoint.
 
         Goes on past failures and raises them together at the end.
         """
@@ -207,10 +214,15 @@ class NetworkController:
                 self.detach(network, key, netns, ipam_of)
             except Error as error:
                 failures.append(error)
-        try:
-            ipam_of(None).collect(valid)
-        except Error as error:
-            failures.append(error)
+        steps: list[Callable[[], None]] = [
+            lambda: self._driver.collect(network, lambda: {*valid, *self._store.keys(network)}),
+            lambda: ipam_of(None).collect(valid),
+        ]
+        for step in steps:
+            try:
+                step()
+            except Error as error:
+                failures.append(error)
         raise_all(failures)
 
     def check_status(self, network: Network, ipam: "IpamDriver") -> None:

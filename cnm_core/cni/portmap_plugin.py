@@ -74,6 +74,10 @@ class PortmapPlugin:
                 self._forget(store, call.network, key)
             except Error as error:
                 failures.append(error)
+        try:
+            Portmap().collect(call.network, lambda: {*valid, *_recorded(call)})
+        except Error as error:
+            failures.append(error)
         raise_all(failures)
 
     def status(self, call: Invocation) -> None:
@@ -85,6 +89,12 @@ class PortmapPlugin:
         if endpoint is not None:
             Portmap().unpublish(endpoint)
             store.remove(network, key)
+
+
+def _recorded(call: Invocation) -> list[EndpointKey]:
+    """The endpoints of the network that we or its own plugin have records of."""
+    own = EndpointStore(network_config(call.config).state_dir)
+    return _store(call).keys(call.network) + own.keys(call.network)
 
 
 def _store(call: Invocation) -> EndpointStore:

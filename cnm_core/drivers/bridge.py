@@ -34,6 +34,8 @@ from cnm_core.model import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from cnm_core.drivers.firewall import Firewall
     from cnm_core.drivers.firewall_rules import Policy
     from cnm_core.drivers.spoofcheck import SpoofCheck
@@ -131,12 +133,14 @@ class Bridge:
                 peer_mac=endpoint.mac,
                 peer_netns=netns.fd,
             ),
+            # In the same send, so that no kill leaves a link that does not say whose it is.
+            link.set_alias(endpoint.host_link, port_alias(network.name, endpoint.key)),
             link.get(endpoint.host_link),
             link.get(self._bridge.name),  # its MTU may have followed the new port's
         )
         try:
-            host_end, bridge = link.parse(answers[1]), link.parse(answers[2])
-            self._configure_port(network, endpoint, host_end, options)
+            host_end, bridge = link.parse(answers[2]), link.parse(answers[3])
+            self._configure_port(endpoint, host_end, options)
             container_end = configure(
                 endpoint.key.ifname,
                 endpoint.addressing,
@@ -208,9 +212,15 @@ class Bridge:
         try:
             self.validate(network, EndpointOptions())
             if _needs_policy(_options(network)):
-                self._firewall()
+                self._firewall().check_status()
         except (InvalidNetworkConfig, KernelRefused) as error:
             raise NotAvailable(error.msg, details=error.details) from None
+
+    def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
+        """Host ends, published ports and source checks of endpoints that nobody knows."""
+        from cnm_core.drivers import leftovers
+
+        leftovers.collect(self._host, network, known)
 
     def delete_network(self, network: Network) -> None:
         """Delete the bridge if this network made it."""
@@ -333,21 +343,12 @@ class Bridge:
             if error.errno != EEXIST:  # another network of the same bridge was faster
                 raise
 
-    def _configure_port(
-        self, network: Network, endpoint: Endpoint, host_end: Link, options: BridgeConfig
-    ) -> None:
-        requests = [link.set_alias(host_end.name, f"{_alias(network.name)} {endpoint.key}"[:255])]
-        hairpin = _hairpin(options, endpoint)
-        if hairpin or _apart(options):
-            requests.append(
-                link.set_port(
-                    host_end.index,
-                    host_end.name,
-                    hairpin=hairpin,
-                    isolated=_apart(options),
-                )
+    def _configure_port(self, endpoint: Endpoint, host_end: Link, options: BridgeConfig) -> None:
+        hairpin, isolated = _hairpin(options, endpoint), _apart(options)
+        if hairpin or isolated:
+            self._host.request(
+                link.set_port(host_end.index, host_end.name, hairpin=hairpin, isolated=isolated)
             )
-        self._host.request(*requests)
         sysctl.set_if_present("0", "net", "ipv6", "conf", host_end.name, "accept_ra")
 
     def _await_port(self, host_end: Link) -> None:
@@ -518,6 +519,11 @@ def _apart(options: BridgeConfig) -> bool:
 
 def _alias(network: str) -> str:
     return f"cnm {network}"
+
+
+def port_alias(network: str, key: EndpointKey) -> str:
+    """The alias of a host end, which says whose it is; the kernel takes 255 bytes (IFALIASZ)."""
+    return f"{_alias(network)} {key}"[:255]
 
 
 def _first_host(of: Address) -> bytes:

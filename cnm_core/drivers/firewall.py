@@ -14,7 +14,7 @@ and each element says in its comment whose it is. NAT is in tables of one family
 kernels before 5.2 have none in ``inet``.
 """
 
-from errno import EBUSY, EEXIST
+from errno import EBUSY, EEXIST, ENOENT
 
 from cnm_core.drivers import firewall_rules as rules
 from cnm_core.drivers.firewall_rules import ADDRESS, TABLE, Policy, family_of
@@ -29,6 +29,15 @@ from cnm_core.record import Record
 
 UDP = 17
 _PROTOCOLS = {6: "tcp", UDP: "udp", 132: "sctp"}
+# The maps of published ports.
+_PORTS = ("ports", "address_ports")
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    # An element with the family of its table and the name of its map.
+    Placed = tuple[str, str, Element]
 
 
 class Target(Record):
@@ -49,21 +58,18 @@ class Target(Record):
     @property
     def owner(self) -> str:
         """The comment of the endpoint's elements."""
-        return rules.comment(f"{self.network} {self.key}")
+        return nft.comment(f"{self.network} {self.key}")
 
 
 class Firewall:
     """The two tables, over one socket."""
 
     def __init__(self) -> None:
-        try:
-            self._socket = nft.open_socket()
-        except OSError as error:
-            raise KernelRefused(
-                error.errno or 0,
-                f"cannot reach nftables: {error.strerror}",
-                details="the kernel needs nf_tables (CONFIG_NF_TABLES, or its module)",
-            ) from None
+        self._socket = nft.open_socket()
+
+    def check_status(self) -> None:
+        """Raise KernelRefused where the kernel has no nftables, or not for us."""
+        nft.probe(self._socket)
 
     def apply(self, policy: Policy, subnet: Address) -> None:
         """Have the policy hold for a subnet of its network; one look where it does already."""
@@ -116,22 +122,23 @@ class Firewall:
             if error.errno in (EEXIST, EBUSY):
                 self._refuse_taken(wanted)
             raise
-        self._forget_flows(ports)
+        self._forget_flows(wanted)
 
     def unpublish(self, ports: tuple[PublishedPort, ...], target: Target) -> None:
         """Take the target's ports back; those that somebody else has by now stay."""
-        ours = [
+        self._remove(_elements(ports, target))
+
+    def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
+        """Take back the ports of the network whose owner is not known any more."""
+        found = [
             (family, name, element)
-            for family, name, element in _elements(ports, target)
-            if self._find(family, name, element) == element
+            for family in ADDRESS
+            for name in _PORTS
+            for element in nft.elements(self._socket, family, TABLE, name)
+            if element.comment.startswith(f"{network} ")
         ]
-        if ours:
-            deletions = [
-                nft.delete_elements(family, TABLE, name, [element])
-                for family, name, element in ours
-            ]
-            nft.commit(self._socket, deletions)
-            self._forget_flows(ports)
+        owners = {nft.comment(f"{network} {key}") for key in known()}
+        self._remove([each for each in found if each[2].comment not in owners])
 
     def drift(self, policy: Policy, subnets: list[Address]) -> list[Drift]:
         """Subnets for which another policy holds, or none, and rules that are not as made."""
@@ -185,16 +192,34 @@ class Firewall:
                 found.append(Drift(what, f"{len(wanted)} rules", f"{present} rules"))
         return found
 
-    def _forget_flows(self, ports: tuple[PublishedPort, ...]) -> None:
+    def _remove(self, elements: "list[Placed]") -> None:
+        """Remove those of the elements that are there as they are."""
+        while ours := [each for each in elements if self._find(*each) == each[2]]:
+            deletions = [
+                nft.delete_elements(family, TABLE, name, [element])
+                for family, name, element in ours
+            ]
+            try:
+                nft.commit(self._socket, deletions)
+            except KernelRefused as error:
+                if error.errno != ENOENT:
+                    raise
+                continue  # somebody else removed one of them meanwhile
+            self._forget_flows(ours)
+            return
+
+    def _forget_flows(self, elements: "list[Placed]") -> None:
         """Have UDP flows to the host that go on follow the change; TCP ones begin anew."""
-        udp = [port for port in ports if port.protocol == UDP]
+        udp = [(family, *_host_port(name, each)) for family, name, each in elements]
+        udp = [each for each in udp if each[2] == UDP]
         if not udp:
             return
         own = [each.address.ip for each in address.list_of(Socket(), 0)]
         to = {
-            (ip, port.host_port)
-            for port in udp
-            for ip in ([port.host_ip] if port.host_ip and any(port.host_ip) else own)
+            (ip, port)
+            for family, host_ip, _, port in udp
+            for ip in ([host_ip] if host_ip else own)
+            if family_of(ip) == family
         }
         conntrack.forget(self._socket, UDP, to)
 
@@ -204,7 +229,7 @@ class Firewall:
     def _find(self, family: str, name: str, element: Element) -> Element | None:
         return nft.find_element(self._socket, family, TABLE, name, element.key)
 
-    def _refuse_taken(self, wanted: "list[tuple[str, str, Element]]") -> None:
+    def _refuse_taken(self, wanted: "list[Placed]") -> None:
         for family, name, element in wanted:
             present = self._find(family, name, element)
             if present is not None:
@@ -221,7 +246,7 @@ def _overlap(subnet: Address, holder: str) -> InvalidNetworkConfig:
     )
 
 
-def _elements(ports: tuple[PublishedPort, ...], target: Target) -> "list[tuple[str, str, Element]]":
+def _elements(ports: tuple[PublishedPort, ...], target: Target) -> "list[Placed]":
     """(family, map, element) for each port and each address that it leads to."""
     found = []
     for port in ports:
@@ -248,6 +273,13 @@ def _holder(element: Element) -> str:
 
 def _port_in(name: str, element: Element) -> str:
     """The port of an element's key in words, as in port 8080/tcp of the host."""
-    of = f" on {format_ip(element.key[:-8])}" if name == "address_ports" else ""
-    protocol, port = element.key[-8], int.from_bytes(element.key[-4:-2], "big")
+    host_ip, protocol, port = _host_port(name, element)
+    of = f" on {format_ip(host_ip)}" if host_ip else ""
     return f"port {port}/{_PROTOCOLS.get(protocol, protocol)} of the host{of}"
+
+
+def _host_port(name: str, element: Element) -> tuple[bytes, int, int]:
+    """Address (b"" for all), protocol and port of the host in an element's key."""
+    key = element.key
+    host_ip = key[:-8] if name == "address_ports" else b""
+    return host_ip, key[-8], int.from_bytes(key[-4:-2], "big")

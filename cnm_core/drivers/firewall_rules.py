@@ -53,13 +53,7 @@ class Policy(Record):
         if self.masquerade:
             nat = " ".join(["masquerade", *map(format_ip, self.sources)])
         reach = "internal" if self.internal else "isolated" if self.isolated else "open"
-        return comment(f"{nat}, {reach}: {self.network} on {self.bridge}")
-
-
-def comment(text: str) -> str:
-    """A comment that nft can list and read back: no double quotes, at most 128 bytes."""
-    data = text.replace('"', "'").encode()[: nft.COMMENT_MAXLEN]
-    return data.decode("utf-8", "ignore")
+        return nft.comment(f"{nat}, {reach}: {self.network} on {self.bridge}")
 
 
 def family_of(ip: bytes) -> str:
@@ -211,7 +205,9 @@ def turning_back(family: str, network: str, subnet: Address) -> list[Request]:
     """A chain that masquerades what a subnet sends to its own published ports."""
     chain = f"nat-{network}-{subnet.ip.hex()}"
     rule = [*_in_subnet(f"{family} daddr", subnet), *_is_published(), nft.masquerade()]
-    element = Element(subnet.ip, f"goto {chain}", comment(f"{_PORTS}{network}"), last=subnet.last)
+    element = Element(
+        subnet.ip, f"goto {chain}", nft.comment(f"{_PORTS}{network}"), last=subnet.last
+    )
     return [
         nft.add_chain(family, TABLE, chain),
         nft.flush_chain(family, TABLE, chain),

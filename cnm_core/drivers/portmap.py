@@ -3,7 +3,11 @@
 from cnm_core.drivers.firewall import Firewall, Target
 from cnm_core.kernel import link, route, sysctl
 from cnm_core.kernel.netlink import Socket
-from cnm_core.model import Drift, Endpoint
+from cnm_core.model import Drift, Endpoint, EndpointKey
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
 
 
 class Portmap:
@@ -29,6 +33,10 @@ class Portmap:
     def unpublish(self, endpoint: Endpoint) -> None:
         """Take the ports back."""
         self._firewall.unpublish(endpoint.ports, Target.of(endpoint))
+
+    def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
+        """Take back the ports of the network whose owner is not known any more."""
+        self._firewall.collect(network, known)
 
     def drift(self, endpoint: Endpoint) -> list[Drift]:
         """Ports that do not lead to the endpoint."""

@@ -9,13 +9,15 @@ from errno import ENOENT
 from cnm_core.errors import KernelRefused
 from cnm_core.inet import format_mac
 from cnm_core.kernel import nftables as nft
-from cnm_core.kernel.netlink import Request
+from cnm_core.kernel.netlink import Request, text_of
 from cnm_core.kernel.nftables import Element
 from cnm_core.model import Drift
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+
+    from cnm_core.model import EndpointKey
 
 TABLE = "cnm"
 _KEY = "ifname . ether_addr"
@@ -42,6 +44,19 @@ class SpoofCheck:
             if error.errno != ENOENT:
                 raise
 
+    def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
+        """Forget the ports of the network whose owner is not known any more."""
+        found = [
+            element
+            for element in nft.elements(self._socket, "bridge", TABLE, "sources")
+            if element.comment.startswith(f"{network} ")
+        ]
+        owners = {nft.comment(f"{network} {key}") for key in known()}
+        for element in found:
+            if element.comment not in owners:
+                port, mac = nft.fields(element.key, _KEY)
+                self.withdraw(text_of(port), mac)
+
     def drift(self, port: str, mac: bytes) -> list[Drift]:
         """Whether the port is checked, and may use the address."""
         key = nft.concatenate(nft.ifname(port), mac)
@@ -56,7 +71,7 @@ def _elements(
     change: "Callable[[str, str, str, list[Element]], Request]", port: str, mac: bytes, owner: str
 ) -> list[Request]:
     name = nft.ifname(port)
-    comment = owner[: nft.COMMENT_MAXLEN]
+    comment = nft.comment(owner)
     return [
         change("bridge", TABLE, "sources", [Element(nft.concatenate(name, mac), b"", comment)]),
         change("bridge", TABLE, "checked", [Element(name, b"", comment)]),

@@ -11,7 +11,8 @@ Register 1 begins at slot 0, and 9, 10, … at slots 1, 2, …, as `nft --debug=
 
 from _socket import SOL_SOCKET
 from _struct import Struct
-from errno import EIO, ENOBUFS, ENOENT
+from errno import EIO, ENOBUFS, ENOENT, EOPNOTSUPP, EPERM
+from posix import strerror
 
 from cnm_core.errors import KernelRefused
 from cnm_core.kernel.netlink import (
@@ -144,8 +145,45 @@ class Rule(Record):
 
 
 def open_socket() -> Socket:
-    """A socket for all that is here, in the namespace where it was opened."""
-    return Socket(NETLINK_NETFILTER)
+    """A socket for all that is here, in the namespace where it was opened. KernelRefused."""
+    try:
+        return Socket(NETLINK_NETFILTER)
+    except OSError as error:
+        raise _unavailable(error.errno or EIO) from None
+
+
+def probe(socket: Socket) -> None:
+    """Raise KernelRefused unless the kernel has nf_tables and lets us change it."""
+    try:
+        _generation(socket)
+    except KernelRefused as error:
+        raise _unavailable(error.errno) from None
+
+
+def available() -> bool:
+    """Whether the kernel has nf_tables. Raises KernelRefused where we may not use it."""
+    try:
+        probe(open_socket())
+    except KernelRefused as error:
+        if error.errno == EOPNOTSUPP:
+            return False
+        raise
+    return True
+
+
+def _unavailable(errno: int) -> KernelRefused:
+    """Why there is no nf_tables. EINVAL is nfnetlink's answer for a subsystem that it lacks."""
+    if errno == EPERM:
+        return KernelRefused(
+            errno,
+            "nftables: the kernel does not permit it",
+            details="CAP_NET_ADMIN is needed, in the user namespace that owns the network's",
+        )
+    return KernelRefused(
+        EOPNOTSUPP,
+        f"nftables: the kernel does not have it ({strerror(errno)})",
+        details="it needs nf_tables: CONFIG_NF_TABLES, or its module (modprobe nf_tables)",
+    )
 
 
 def commit(socket: Socket, requests: "Sequence[Request]") -> None:
@@ -215,6 +253,7 @@ def _find(socket: Socket, request: Request) -> bytes | None:
     except KernelRefused as error:
         if error.errno == ENOENT:
             return None
+        probe(socket)
         raise
 
 
@@ -253,6 +292,12 @@ def _list(payload: bytes) -> list[bytes]:
 
 def _udata(kind: int, value: bytes) -> bytes:
     return bytes((kind, len(value))) + value
+
+
+def comment(text: str) -> str:
+    """A comment that nft can list and read back: no double quotes, at most 128 bytes."""
+    data = text.replace('"', "'").encode()[:COMMENT_MAXLEN]
+    return data.decode("utf-8", "ignore")
 
 
 def _comment(text: str) -> bytes:
@@ -680,11 +725,21 @@ def find_element(socket: Socket, family: str, table: str, name: str, key: bytes)
 def elements(
     socket: Socket, family: str, table: str, name: str, *, interval: bool = False
 ) -> list[Element]:
-    """The elements of a set or map, those of an interval set in the order of their keys."""
+    """The elements of a set or map, none if there is no such set or table.
+
+    Those of an interval set come in the order of their keys.
+    """
     body = string(NFTA_SET_ELEM_LIST_SET, name)
     what = f'list set "{name}" of'
     request = _request(NFT_MSG_GETSETELEM, NLM_F_DUMP, family, table, what, body)
-    found = [each for message in _dump(socket, request) for each in _parse(message)]
+    try:
+        messages = _dump(socket, request)
+    except KernelRefused as error:
+        if error.errno == ENOENT:
+            return []
+        probe(socket)
+        raise
+    found = [each for message in messages for each in _parse(message)]
     return _intervals(found) if interval else [element for element, _ in found]
 
 
