@@ -5,7 +5,15 @@ change the kernel, answer. Whatever prefix of it a kill leaves, `detach` and `co
 repair, and so does the next `attach` of the same endpoint.
 """
 
-from cnm_core.errors import Drifted, Error, InterfaceExists, NotAvailable, StateFailure, raise_all
+from cnm_core.errors import (
+    AddressInUse,
+    Drifted,
+    Error,
+    InterfaceExists,
+    NotAvailable,
+    StateFailure,
+    raise_all,
+)
 from cnm_core.kernel.netns import Netns, find_netns
 from cnm_core.model import (
     Addressing,
@@ -96,7 +104,7 @@ class NetworkController:
         options: EndpointOptions,
     ) -> Endpoint:
         """RequestAddress and CreateEndpoint: claimed and recorded, and nothing made yet."""
-        addressing = ipam.request(key)
+        addressing = _request(ipam, key)
         try:
             addressing = self._driver.complete(network, addressing)
             self.create_network(network, addressing.leases)
@@ -199,14 +207,16 @@ class NetworkController:
         network: str,
         valid: "Collection[EndpointKey]",
         ipam_of: "Callable[[Endpoint | None], IpamDriver]",
+        grace_seconds: int = 0,
     ) -> None:
         """Remove every endpoint that is not valid, then what is left without an endpoint.
 
+        Not endpoints that are younger than the grace: the list of the valid may be older.
         Goes on past failures and raises them together at the end.
         """
         failures: list[Error] = []
         for key in self._store.keys(network):
-            if key in valid:
+            if key in valid or self._store.is_young(network, key, grace_seconds):
                 continue
             endpoint = self.endpoint(network, key)
             netns = find_netns(endpoint.sandbox.netns) if endpoint else None
@@ -256,6 +266,15 @@ class NetworkController:
             )
         if self.endpoint(network, key) is not None:
             self.detach(network, key, netns, lambda _: ipam)
+
+
+def _request(ipam: "IpamDriver", key: EndpointKey) -> Addressing:
+    """RequestAddress for an endpoint without record, whatever a killed attach claimed for it."""
+    try:
+        return ipam.request(key)
+    except AddressInUse:
+        ipam.release(key)
+        return ipam.request(key)
 
 
 def _undo(step: "Callable[..., None]", *arguments: object) -> None:

@@ -137,7 +137,7 @@ class Endpoint:
 
     def call(self, command: str, config: Config | bytes, **changes: Any) -> Outcome:
         """Run the plugin for this endpoint, with changed variables where given."""
-        return call(self.binary, command, config, **{**self._variables, **changes})
+        return call(self.binary, command, config, **{**self.variables, **changes})
 
     def kill(self, command: str, config: Config, seconds: float) -> None:
         """Run the plugin, and kill it if it is not done by then."""
@@ -146,7 +146,7 @@ class Endpoint:
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=environment(command, **self._variables),
+            env=environment(command, **self.variables),
         ) as process:
             try:
                 process.communicate(encoded(config), timeout=seconds)
@@ -171,7 +171,8 @@ class Endpoint:
         return replace(self, ifname=ifname)
 
     @property
-    def _variables(self) -> dict[str, Any]:
+    def variables(self) -> dict[str, Any]:
+        """Those of `environment` that name the endpoint."""
         return {
             "container_id": self.container_id,
             "netns": self.netns.path,

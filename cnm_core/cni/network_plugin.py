@@ -76,7 +76,10 @@ class NetworkPlugin:
             return
         config = _lenient(call)
         self._controller(config).collect(
-            call.network, valid, lambda endpoint: pools.driver_of(call, endpoint, config)
+            call.network,
+            valid,
+            lambda endpoint: pools.driver_of(call, endpoint, config),
+            pools.gc_grace_seconds(config.ipam),
         )
 
     def status(self, call: Invocation) -> None:

@@ -53,14 +53,27 @@ def releasing_driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
     return HostLocal(call.network, _lenient_options(ipam))
 
 
+def gc_grace_seconds(ipam: dict[str, object]) -> int:
+    """How old an endpoint must be for GC to take it."""
+    return _lenient_options(ipam).gc_grace_seconds if ipam.get("type") in HOST_LOCAL else 0
+
+
 def _lenient_options(ipam: dict[str, object]) -> HostLocalConfig:
     """What taking addresses back needs of an object that may be invalid by now."""
     try:
         return host_local_config(ipam, "ipam")
     except InvalidNetworkConfig as error:
         say(error.msg)
-    default = HostLocalConfig().data_dir
-    return HostLocalConfig(data_dir=directory_or(ipam.get("dataDir"), default))
+    return host_local_config(dict(filter(_is_valid, ipam.items())), "ipam")
+
+
+def _is_valid(pair: tuple[str, object]) -> bool:
+    """Whether a key and its value are in order by themselves."""
+    try:
+        host_local_config(dict([pair]))
+    except InvalidNetworkConfig:
+        return False
+    return True
 
 
 def _ranges_come_later(call: Invocation, options: HostLocalConfig) -> bool:

@@ -9,15 +9,17 @@ from cnm_core.errors import (
     InvalidNetworkConfig,
     NotAvailable,
     PoolExhausted,
+    StateFailure,
     TryAgainLater,
     raise_all,
 )
 from cnm_core.inet import Address, format_ip, parse_ip, to_int, to_ip
 from cnm_core.ipam import Request
+from cnm_core.kernel import sysctl
 from cnm_core.model import Addressing, Dns, Drift, EndpointKey, Lease, Pool, Route
 from cnm_core.record import Record
 from cnm_core.store import files
-from cnm_core.store.allocations import SECOND, Allocations, within
+from cnm_core.store.allocations import Allocations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +75,8 @@ class HostLocal:
     """The allocations of one network.
 
     `requests` are addresses that one container is to have, the strongest first;
-    `ip_ranges` range sets before those of the options. `clock` tells nanoseconds since 1970.
+    `ip_ranges` range sets before those of the options. `clock` tells nanoseconds since
+    1970, `boot` what is different after each reboot.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class HostLocal:
         requests: tuple[Request, ...] = (),
         ip_ranges: tuple[tuple[RangeConfig, ...], ...] = (),
         clock: "Callable[[], int]" = time_ns,
+        boot: "Callable[[], str]" = sysctl.boot_id,
     ) -> None:
         self.pool = Pool("host-local", options.data_dir)
         self._options = options
@@ -90,7 +94,7 @@ class HostLocal:
         self._requests = requests
         self._ip_ranges = ip_ranges
         self._clock = clock
-        self._allocations = Allocations(options.data_dir, network)
+        self._allocations = Allocations(options.data_dir, network, boot)
 
     def request(self, key: EndpointKey) -> Addressing:
         """One address out of each range set.
@@ -102,7 +106,9 @@ class HostLocal:
         dns = read_resolv_conf(self._options.resolv_conf)
         with self._allocations as allocations:
             held = allocations.of(key)
-            if held:
+            if held and allocations.is_stale(key):
+                allocations.release(key)  # its container went down with the machine
+            elif held:
                 raise AddressInUse(
                     f"{key.container_id} already has {format_ip(held[0])} for {key.ifname} "
                     f'on network "{self._network}"',
@@ -112,16 +118,17 @@ class HostLocal:
                 self._take(*wanted[index]) if index in wanted else self._pick(index, ranges)
                 for index, ranges in enumerate(sets)
             ]
-            taken = allocations.claim([lease.address.ip for lease in leases], key)
-            if taken is not None:
-                raise TryAgainLater(
-                    f"{format_ip(taken)} was taken by a process that does not hold the lock"
-                )
             for index, lease in enumerate(leases):
                 if index in wanted:
                     allocations.wake_early(lease.address.ip)
                 else:
                     allocations.set_last_reserved(index, lease.address.ip)
+            # The last step, so that a disk that is full leaves nothing claimed.
+            taken = allocations.claim([lease.address.ip for lease in leases], key)
+            if taken is not None:
+                raise TryAgainLater(
+                    f"{format_ip(taken)} was taken by a process that does not hold the lock"
+                )
         routes = tuple(
             Route(each.dst, each.gw, each.mtu, each.advmss, each.priority, each.table, each.scope)
             for each in self._options.routes
@@ -130,11 +137,17 @@ class HostLocal:
 
     def release(self, key: EndpointKey) -> None:
         """Free the endpoint's addresses, also those noted without an interface name."""
-        if self._allocations.exists():
+        if not self._allocations.exists():
+            return
+        without_interface = EndpointKey(key.container_id, "")
+        try:
             with self._allocations as allocations:
                 since = self._rest_since()
                 if not allocations.release(key, rest_since=since):
-                    allocations.release(EndpointKey(key.container_id, ""), rest_since=since)
+                    allocations.release(without_interface, rest_since=since)
+        except StateFailure:
+            for owner in (key, without_interface):
+                self._allocations.release_unindexed(owner)
 
     def drift(self, key: EndpointKey, leases: "Collection[Lease]") -> list[Drift]:
         """Leases that are not allocated to the endpoint, according to the files."""
@@ -155,7 +168,8 @@ class HostLocal:
     def collect(self, valid: "Collection[EndpointKey]") -> None:
         """Free the addresses of all other owners, and those whose files name nobody.
 
-        Not those that are younger than the grace: what GC calls valid may be older.
+        Not those that are younger than the grace: what GC calls valid may be older. A reboot
+        ends the grace, since it ended the container.
         This is rare enough to look at each file, whatever the index says.
         """
         if not self._allocations.exists():
@@ -167,7 +181,7 @@ class HostLocal:
             for owner in list(allocations.owners()):
                 if owner in valid or (not owner.ifname and owner.container_id in containers):
                     continue
-                if self._is_young(allocations.of(owner)):
+                if self._is_young(allocations.of(owner)) and not allocations.is_stale(owner):
                     continue
                 try:
                     allocations.release(owner, rest_since=self._rest_since())
@@ -243,7 +257,7 @@ class HostLocal:
         for since, ip in self._allocations.resting():
             if any(ip in each and not each.reservation(ip) for each in ranges):
                 rest = self._options.quarantine_seconds
-                seconds = -(-(since + rest * SECOND - now) // SECOND)
+                seconds = -(-(since + rest * files.SECOND - now) // files.SECOND)
                 return TryAgainLater(
                     f"no address is left in {', '.join(map(str, ranges))} of network "
                     f'"{self._network}" but such as rest after their release: the next, '
@@ -260,12 +274,14 @@ class HostLocal:
         if not grace:
             return False
         now = self._clock()
-        return any(within(self._allocations.allocated_at(ip), now, grace) for ip in ips)
+        return any(files.within(self._allocations.allocated_at(ip), now, grace) for ip in ips)
 
     def _exhausted(self, ranges: tuple[Range, ...]) -> PoolExhausted:
         spans = ", ".join(map(str, ranges))
         damaged = len(self._allocations.ownerless())
         also = f", {damaged} of them by files that name no owner" if damaged else ""
+        stale = sum(map(self._allocations.is_stale, self._allocations.owners()))
+        also += f", by {stale} attachments since before the machine was booted" if stale else ""
         return PoolExhausted(
             f'no address is left in {spans} of network "{self._network}": all are in use{also}',
             details=f'allocations are files in "{self._options.data_dir}/{self._network}"; '

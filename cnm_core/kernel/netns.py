@@ -72,7 +72,7 @@ class Netns:
     @property
     def identity(self) -> str:
         """What tells this namespace from every other, also one of another boot."""
-        return f"{sysctl.get('kernel', 'random', 'boot_id')}:{self.inode}"
+        return f"{sysctl.boot_id()}:{self.inode}"
 
     def socket(self) -> Socket:
         """A netlink socket of the namespace, which works without being in it."""

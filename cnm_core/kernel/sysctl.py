@@ -18,6 +18,16 @@ def get(*path: str) -> str:
         raise _refused("read", path, error) from None
 
 
+def boot_id() -> str:
+    """What the kernel draws at random at each boot (drivers/char/random.c)."""
+    global _boot_id
+    _boot_id = _boot_id or get("kernel", "random", "boot_id")
+    return _boot_id
+
+
+_boot_id = ""
+
+
 def set_to(value: str, *path: str) -> None:
     """Set a setting, as in set_to("1", "net", "ipv4", "ip_forward"); KernelRefused."""
     try:

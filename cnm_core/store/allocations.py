@@ -6,17 +6,18 @@ on one directory: ``<data dir>/<network>/<address>`` holds the owner as
 search begins.
 
 The index lies beside them in ``<data dir>/.cnm/<network>``: a symbolic link for each owner
-whose target is its addresses, and a bitmap of used addresses for each block of 65,536. It
-is in step with the files exactly when both directories carry the same modification time,
-one of the last century: whoever makes or removes a file moves the files' directory to the
-present. So a change by the Go plugin, by hand, or a kill half-way is noticed by two stat
-calls, and the index is built anew from the files.
+whose target is its addresses and the boot in which they were claimed, and a bitmap of used
+addresses for each block of 65,536. It is in step with the files exactly when both
+directories carry the same modification time, one of the last century: whoever makes or
+removes a file moves the files' directory to the present. So a change by the Go plugin, by
+hand, or a kill half-way is noticed by two stat calls, and the index is built anew from the
+files. With the index goes the knowledge of which claims are older than a reboot.
 
 An address that rests after its release has its bit set and no file; which ones do, and
 since when, is in a queue beside the index (resting.py).
 """
 
-from errno import EEXIST, ENOENT, ENOTDIR
+from errno import EEXIST, EINVAL, ENOENT, ENOTDIR
 from posix import (
     O_CLOEXEC,
     O_CREAT,
@@ -28,7 +29,6 @@ from posix import (
     pwrite,
     readlink,
     rmdir,
-    stat,
     symlink,
     unlink,
     urandom,
@@ -44,73 +44,76 @@ from cnm_core.store import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from typing import Self
 
     from cnm_core.store.resting import Resting
 
 BLOCK_BITS = 16
 _BLOCK_BYTES = (1 << BLOCK_BITS) // 8
-SECOND = 1_000_000_000  # in the unit of all times here
 _NAME_LIMIT = 255
+_BOOT = 8  # of a boot ID's characters, which keep a link's target in its inode
 # The year 2000, in nanoseconds: what comes after is the time of a change, not a stamp.
 _PRESENT = 946_684_800_000_000_000
 _NOBODY = EndpointKey("", "")
 
 
-def within(since: int, now: int, seconds: int) -> bool:
-    """Whether less than that lies between two times, the clock may have been set back."""
-    return abs(now - since) < seconds * SECOND
-
-
 class Allocations:
-    """The allocations of one network, locked while this context manager is entered."""
+    """The allocations of one network, locked while this context manager is entered.
 
-    def __init__(self, data_dir: str, network: str) -> None:
+    `boot` tells what is different after each reboot.
+    """
+
+    def __init__(self, data_dir: str, network: str, boot: "Callable[[], str]" = str) -> None:
         self._files = f"{data_dir}/{network}"
         self._index = f"{data_dir}/.cnm/{network}"
         # No network's name begins with a dot.
         self._claim = f"{data_dir}/.cnm/.{network}.claim"
         self._rests = f"{data_dir}/.cnm/.{network}.resting"
         self._lock = files.Lock(self._files + "/lock")
+        self._boot = boot
         self._changed = False
         self._block: tuple[int, int, bytes] | None = None
 
     def exists(self) -> bool:
         """Whether anything was ever allocated on this network."""
-        return _modified(self._files) is not None
+        return files.modified(self._files) is not None
 
     def __enter__(self) -> "Self":
         files.make_directories(self._files)
         self._lock.__enter__()
         try:
-            stamp = _modified(self._files)
-            if stamp != _modified(self._index) or stamp is None or stamp >= _PRESENT:
+            stamp = files.modified(self._files)
+            if stamp != files.modified(self._index) or stamp is None or stamp >= _PRESENT:
                 self.rebuild()
-        except OSError as error:
-            self._lock.__exit__()
-            raise files.failure("index", self._index, error) from None
-        except BaseException:
-            self._lock.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error), error)
             raise
         return self
 
-    def __exit__(self, failure: object, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, *_: object) -> None:
         try:
-            if self._changed and failure is None:
+            if self._changed and kind is None:
                 self._stamp()
+        except OSError as failure:
+            error = failure
         finally:
             self._lock.__exit__()
+        if isinstance(error, OSError):
+            raise files.failure("update", error.filename or self._index, error) from None
 
     def of(self, owner: EndpointKey) -> list[bytes]:
         """The addresses of an owner."""
-        try:
-            target = readlink(f"{self._index}/owners/{owner}")
-        except OSError as error:
-            if error.errno == ENOENT:
-                return []
-            raise files.failure("read", f"{self._index}/owners/{owner}", error) from None
-        return [parse_ip(text) for text in target.split(",")]
+        return self._noted(str(owner))[0]
+
+    def is_stale(self, owner: EndpointKey) -> bool:
+        """Whether the owner claimed its addresses before the machine was last booted.
+
+        A claim by others counts from when it was first seen here, so that it is never
+        taken for older than it is.
+        """
+        ips, boot = self._noted(str(owner))
+        return bool(ips) and boot not in ("", self._boot()[:_BOOT])
 
     def owner_of(self, ip: bytes) -> EndpointKey | None:
         """The owner of an address: None if it is free, empty where its file names nobody."""
@@ -152,9 +155,9 @@ class Allocations:
         """
         self._changed = True
         files.remove(self._claim)  # what a kill left is still the file of an address
-        files.write_whole(self._claim, f"{owner.container_id}\r\n{owner.ifname}")
         done: list[bytes] = []
         try:
+            files.write_whole(self._claim, f"{owner.container_id}\r\n{owner.ifname}")
             for ip in ips:
                 if not self._link(ip):
                     self._unlink_all(done)
@@ -162,10 +165,13 @@ class Allocations:
                     self._changed = False  # so that it stays out of step
                     return ip
                 done.append(ip)
+            self._mark(ips, used=True)
+            self._note(owner, ips, self._boot())
+        except BaseException:
+            self._unlink_all(done)
+            raise
         finally:
             files.remove(self._claim)
-        self._mark(ips, used=True)
-        self._note(owner, ips)
         return None
 
     def release(self, owner: EndpointKey, *, rest_since: int | None = None) -> list[bytes]:
@@ -180,6 +186,20 @@ class Allocations:
             files.remove(f"{self._index}/owners/{owner}")
         return ips
 
+    def release_unindexed(self, owner: EndpointKey) -> None:
+        """Free every address of the owner where there is no room for the index.
+
+        Not within the context manager, which needs the index; nothing rests then.
+        """
+        with self._lock:
+            for name in listdir(self._files):
+                try:
+                    ip = parse_ip(name)
+                except ValueError:
+                    continue
+                if self.owner_of(ip) == owner:
+                    self._unlink_all([ip])
+
     def release_ownerless(self, ip: bytes, *, rest_since: int | None = None) -> None:
         """Free an address whose file names no owner, as `release` does."""
         self._free([ip], [ip], rest_since)
@@ -187,7 +207,7 @@ class Allocations:
 
     def allocated_at(self, ip: bytes) -> int:
         """When the file of an address was written; 0 where it is gone."""
-        return _modified(f"{self._files}/{format_ip(ip)}") or 0
+        return files.modified(f"{self._files}/{format_ip(ip)}") or 0
 
     def wake(self, now: int, seconds: int) -> bool:
         """Let addresses that have rested so long be free again; whether any was.
@@ -203,9 +223,10 @@ class Allocations:
         return bool(due)
 
     def wake_early(self, ip: bytes) -> None:
-        """Let an address rest no longer that was claimed meanwhile."""
+        """Let an address rest no longer that is about to be claimed."""
         rests = self._resting()
         if rests:
+            self._outdate()
             rests.end(ip)
 
     def resting(self) -> "Iterator[tuple[int, bytes]]":
@@ -248,7 +269,7 @@ class Allocations:
 
     def _resting(self) -> "Resting | None":
         """The queue of addresses that rest; None while there are none."""
-        if _modified(self._rests) is None:
+        if files.modified(self._rests) is None:
             return None
         from cnm_core.store.resting import Resting
 
@@ -267,8 +288,20 @@ class Allocations:
         for ip in ips:
             files.remove(f"{self._files}/{format_ip(ip)}")
 
-    def _note(self, owner: EndpointKey, ips: "Collection[bytes]") -> None:
-        symlink(",".join(map(format_ip, ips)), f"{self._index}/owners/{owner}")
+    def _note(self, owner: EndpointKey, ips: "Collection[bytes]", boot: str) -> None:
+        target = ",".join(map(format_ip, ips))
+        symlink(f"{target}@{boot[:_BOOT]}", f"{self._index}/owners/{owner}")
+
+    def _noted(self, name: str) -> tuple[list[bytes], str]:
+        """The addresses of an owner, and the boot in which they were claimed."""
+        try:
+            target = readlink(f"{self._index}/owners/{name}")
+        except OSError as error:
+            if error.errno in (EINVAL, ENOENT, ENOTDIR):
+                return [], ""
+            raise files.failure("read", f"{self._index}/owners/{name}", error) from None
+        ips, _, boot = target.partition("@")
+        return [parse_ip(text) for text in ips.split(",")], boot
 
     def _block_path(self, block: int, length: int) -> str:
         return f"{self._index}/used/{4 if length == 4 else 6}-{block:x}"
@@ -306,6 +339,7 @@ class Allocations:
         """Make the index from the files."""
         self._changed = True
         self._block = None
+        boots = self._boots()
         _empty(self._index + "/owners")
         _empty(self._index + "/used")
         owned: dict[EndpointKey, list[bytes]] = {}
@@ -323,11 +357,29 @@ class Allocations:
         for ip in self._still_resting({ip for ips in owned.values() for ip in ips}):
             _set_bit(blocks, ip)
         for owner, ips in owned.items():
-            self._note(owner, ips)
+            known = {boots.get((str(owner), ip)) for ip in ips}
+            boot = known.pop() if len(known) == 1 else None
+            self._note(owner, ips, self._boot() if boot is None else boot)
         for (block, length), bits in blocks.items():
             fd = open_file(self._block_path(block, length), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
-            pwrite(fd, bits, 0)
+            used = bits.lstrip(b"\0")  # a hole takes no room on a full disk
+            pwrite(fd, used.rstrip(b"\0"), len(bits) - len(used))
             close(fd)
+
+    def _boots(self) -> dict[tuple[str, bytes], str]:
+        """When each address was claimed by each owner, as far as an older index knows."""
+        found = {}
+        try:
+            names = listdir(self._index + "/owners")
+        except OSError:
+            return {}
+        for name in names:
+            try:
+                ips, boot = self._noted(name)
+            except ValueError:
+                continue  # not ours: the index may have been damaged
+            found.update(dict.fromkeys([(name, ip) for ip in ips], boot))
+        return found
 
     def _still_resting(self, in_use: set[bytes]) -> list[bytes]:
         """What rests, without what somebody took who does not know of rests."""
@@ -348,15 +400,6 @@ class Allocations:
         past = to_int(urandom(8)) % _PRESENT
         utime(self._index, ns=(past, past))
         utime(self._files, ns=(past, past))
-
-
-def _modified(path: str) -> int | None:
-    try:
-        return stat(path).st_mtime_ns
-    except OSError as error:
-        if error.errno in (ENOENT, ENOTDIR):
-            return None
-        raise files.failure("read", path, error) from None
 
 
 def _owner_in(content: str) -> EndpointKey:

@@ -5,6 +5,7 @@ written before the kernel is changed and removed after. A colon is in neither pa
 """
 
 from posix import listdir
+from time import time_ns
 
 from cnm_core import json
 from cnm_core.errors import StateFailure
@@ -43,6 +44,10 @@ class EndpointStore:
         path = self._path(network, key)
         content = files.read_text(path)
         return None if content is None else _decode(content, path, network, key)
+
+    def is_young(self, network: str, key: EndpointKey, seconds: int) -> bool:
+        """Whether an endpoint's record was written less than that ago."""
+        return files.within(files.modified(self._path(network, key)) or 0, time_ns(), seconds)
 
     def remove(self, network: str, key: EndpointKey) -> None:
         """Forget an endpoint; it may be forgotten already, or half written."""

@@ -14,6 +14,7 @@ from posix import (
     mkdir,
     read,
     rename,
+    stat,
     unlink,
     write,
 )
@@ -25,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
+SECOND = 1_000_000_000  # in the unit of all times here
 _ADVICE = {
     EACCES: "the plugin runs as root; check the mount and its mode",
     28: "the file system is full: free some space, or move the directory by its option",
@@ -66,6 +68,21 @@ def read_text(path: str, limit: int = 1 << 20) -> str | None:
         raise failure("read", path, error) from None
     finally:
         close(fd)
+
+
+def modified(path: str) -> int | None:
+    """When a file was changed last, in nanoseconds since 1970; None where there is none."""
+    try:
+        return stat(path).st_mtime_ns
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR):
+            return None
+        raise failure("read", path, error) from None
+
+
+def within(since: int, now: int, seconds: int) -> bool:
+    """Whether less than that lies between two times, the clock may have been set back."""
+    return abs(now - since) < seconds * SECOND
 
 
 def write_whole(path: str, content: str, mode: int = 0o600) -> None:

@@ -10,7 +10,6 @@ from posix import open as open_file
 
 from cnm_core.inet import format_ip, parse_ip
 from cnm_core.store import files
-from cnm_core.store.allocations import within
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ class Resting:
         """What has rested that long, as far as one look goes; None for what was ended early."""
         found: list[bytes | None] = []
         for since, ip in self._first(BATCH):
-            if ip is not None and within(since, now, seconds):
+            if ip is not None and files.within(since, now, seconds):
                 break
             found.append(ip)
         return found
