@@ -95,12 +95,10 @@ class Allocations:
         try:
             if self._changed and kind is None:
                 self._stamp()
-        except OSError as failure:
-            error = failure
         finally:
             self._lock.__exit__()
         if isinstance(error, OSError):
-            raise files.failure("update", error.filename or self._index, error) from None
+            raise files.failure("update", self._index, error) from None
 
     def of(self, owner: EndpointKey) -> list[bytes]:
         """The addresses of an owner."""
@@ -171,8 +169,14 @@ class Allocations:
             self._unlink_all(done)
             raise
         finally:
-            files.remove(self._claim)
+            self._forget_claim()
         return None
+
+    def _forget_claim(self) -> None:
+        try:
+            files.remove(self._claim)
+        except StateFailure:
+            pass  # no harm: the next claim removes it first, or fails
 
     def release(self, owner: EndpointKey, *, rest_since: int | None = None) -> list[bytes]:
         """Free every address of the owner; which they were.
@@ -398,8 +402,11 @@ class Allocations:
     def _stamp(self) -> None:
         """Say that index and files are in step, by one time that no change can set."""
         past = to_int(urandom(8)) % _PRESENT
-        utime(self._index, ns=(past, past))
-        utime(self._files, ns=(past, past))
+        try:
+            utime(self._index, ns=(past, past))
+            utime(self._files, ns=(past, past))
+        except OSError:
+            pass  # all is done, and the next call builds the index anew
 
 
 def _owner_in(content: str) -> EndpointKey:

@@ -28,7 +28,7 @@ class Point:
 
 
 def points(trace: str) -> list[Point]:
-    """Every call of a trace that changes something, in order, without the answer's write."""
+    """Every call of a trace that changes something, in order."""
     counts: dict[str, int] = {}
     found = []
     main = trace.split(maxsplit=1)[0]
@@ -48,7 +48,8 @@ def sample(points: list[Point], share: int) -> Iterator[Point]:
 def traced(endpoint: Endpoint, command: str, config: Config, directory: Path) -> list[Point]:
     """Run a command that succeeds; the points at which it could have failed."""
     output = directory / "trace"
-    options = [f"--output={output}", "--follow-forks", f"--trace=/^({CHANGING})$"]
+    options = [f"--output={output}", "--follow-forks", "--decode-fds=path"]
+    options.append(f"--trace=/^({CHANGING})$")
     assert _run(options, endpoint, command, config).code == 0
     return points(output.read_text())
 

@@ -1,0 +1,266 @@
+"""SIGKILL at any moment of ADD and DEL: DEL and GC leave nothing, and nobody else is harmed."""
+
+import json
+import random
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests import cni
+from tests.cni import Config, Endpoint, Outcome
+from tests.faults import strace
+from tests.faults.conftest import LONG
+from tests.iproute import HOST, Netns, Snapshot, run
+
+Call = Callable[..., Outcome]
+MakeEndpoint = Callable[[], Endpoint]
+TakeSnapshot = Callable[..., Snapshot]
+
+
+def published(config: Config, port: int) -> Config:
+    """A network with masquerade, and a published port of an endpoint."""
+    ports = [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}]
+    return config | {"ipMasq": True, "runtimeConfig": {"portMappings": ports}}
+
+
+@pytest.fixture
+def dual(config: Config) -> Config:
+    """A network of both families, where an address rests for a moment."""
+    return cni.changed(config, "ipam", cni.host_local("10.1.0.0/24", "fd00:1::/64"))
+
+
+# --- at one system call of one call
+
+
+def nothing_left(endpoint: Endpoint) -> None:
+    """Assert that nothing of the only endpoint is left, but what its network has."""
+    assert not cni.leases()
+    assert not [path for path in Path("/run/cnm").rglob("*") if not _is_incidental(path)]
+    assert HOST.links().keys() <= {"lo", "blue0"}
+    assert endpoint.netns.links().keys() == {"lo"}
+    assert not _elements(endpoint), _elements(endpoint)
+
+
+def _is_incidental(path: Path) -> bool:
+    return path.is_dir() or path.name == ".lock"
+
+
+def _elements(endpoint: Endpoint) -> list[str]:
+    """The elements of nftables that name the endpoint."""
+    ruleset = json.loads(run("nft", "-j", "list", "ruleset"))["nftables"]
+    elements = [each for entry in ruleset for part in entry.values() for each in _of(part)]
+    return [text for each in elements if endpoint.container_id in (text := json.dumps(each))]
+
+
+def _of(part: dict[str, list[object]]) -> list[object]:
+    return part.get("elem", []) if isinstance(part, dict) else []
+
+
+@pytest.mark.parametrize("repair", ["DEL", "GC", "ADD"])
+def test_first_add(
+    netns: Callable[[], Netns],
+    endpoint: MakeEndpoint,
+    call: Call,
+    dual: Config,
+    tmp_path: Path,
+    repair: str,
+) -> None:
+    """Of the ADD that makes the network too."""
+    config = published(dual, 8080)
+    eth0 = endpoint()
+    for at in strace.sample(strace.traced(eth0, "ADD", config, tmp_path), 9):
+        _forget_network(eth0, config)
+        assert strace.killed(eth0, "ADD", config, at), at
+        _repair(eth0, call, config, repair)
+        nothing_left(eth0)
+        result = eth0.add(config)
+        eth0.check(config, result).silent()
+        eth0.delete(config)
+        nothing_left(eth0)
+
+
+def _forget_network(endpoint: Endpoint, config: Config) -> None:
+    """Have the network's first ADD be the next."""
+    endpoint.delete(config)
+    run("nft", "flush", "ruleset")
+    HOST.ip("link", "delete", "blue0")
+    for directory in (cni.LEASES, Path("/run/cnm")):
+        run("find", str(directory), "-mindepth", "1", "-delete")
+
+
+def _repair(endpoint: Endpoint, call: Call, config: Config, by: str) -> None:
+    """What comes after a kill. An ADD may find that the dead one had come to its link."""
+    if by == "ADD":
+        outcome = endpoint.call("ADD", config)
+        if outcome.code:
+            outcome.error(104)
+            endpoint.delete(config)
+            endpoint.add(config)
+        endpoint.delete(config)
+    elif by == "DEL":
+        endpoint.delete(config)
+    else:
+        call("GC", cni.collected(config)).silent()
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL"])
+@pytest.mark.parametrize("repair", ["DEL", "GC"])
+def test_beside_another(
+    endpoint: MakeEndpoint,
+    call: Call,
+    snapshot: TakeSnapshot,
+    dual: Config,
+    tmp_path: Path,
+    command: str,
+    repair: str,
+) -> None:
+    """The other endpoint of the network stays as it is, and everything else is as before."""
+    other = endpoint()
+    result = other.add(published(dual, 8080))
+    config = published(dual, 8081)
+    eth0 = endpoint()
+    eth0.add(config)
+    eth0.delete(config)
+    before = snapshot(other.netns, eth0.netns)
+    if command == "DEL":
+        eth0.add(config)
+    points = strace.traced(eth0, command, config, tmp_path)
+    eth0.delete(config)
+    for at in strace.sample(points, 6):
+        if command == "DEL":
+            eth0.add(config)
+        assert strace.killed(eth0, command, config, at), at
+        if repair == "DEL":
+            eth0.delete(config)
+        else:
+            call("GC", cni.collected(config, other)).silent()
+        assert snapshot(other.netns, eth0.netns) == before, at
+    other.check(published(dual, 8080), result).silent()
+
+
+# --- many calls at once
+
+
+@dataclass
+class Held:
+    """Who may use each address, by the answers that were given."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    holders: dict[str, Endpoint] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def take(self, endpoint: Endpoint, addresses: list[str]) -> None:
+        with self.lock:
+            for address in addresses:
+                assert address not in self.holders, f"{address} was given twice"
+                self.holders[address] = endpoint
+
+    def give_back(self, endpoint: Endpoint) -> None:
+        with self.lock:
+            mine = [address for address, each in self.holders.items() if each == endpoint]
+            for address in mine:
+                del self.holders[address]
+
+    def count(self, what: str) -> None:
+        with self.lock:
+            self.counts[what] += 1
+
+
+def _run(endpoint: Endpoint, command: str, config: Config, kill_after: float | None) -> Outcome:
+    """Run a command; where it is killed first, its status is negative."""
+    with subprocess.Popen(
+        [endpoint.binary],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=cni.environment(command, **endpoint.variables),
+    ) as process:
+        try:
+            out, err = process.communicate(cni.encoded(config), timeout=kill_after)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+    return Outcome(process.returncode, out, err)
+
+
+def _live(endpoint: Endpoint, config: Config, held: Held, chance: random.Random) -> None:
+    """ADD and DEL, as a runtime calls them for one attachment, with kills among them."""
+
+    def moment() -> float | None:
+        # Of a call in this crowd, some are waiting yet and others are at their last step.
+        return 0.002 * 1000 ** chance.random() if chance.random() < 0.5 else None
+
+    for _ in range(3 if LONG else 1):
+        added = _run(endpoint, "ADD", config, moment())
+        held.count(f"ADD {_ending(added)}")
+        if added.code == 0:
+            held.take(endpoint, cni.addresses(added.json))
+        if chance.random() < 0.3:
+            continue  # for GC, or for the next ADD to clear
+        held.give_back(endpoint)
+        deleted = _run(endpoint, "DEL", config, moment())
+        held.count(f"DEL {_ending(deleted)}")
+
+
+def _ending(outcome: Outcome) -> str:
+    if outcome.code < 0:
+        return "killed"
+    return f"error {outcome.error()['code']}" if outcome.code else "done"
+
+
+@pytest.mark.parametrize("plugin", ["bridge", "host-local"])
+def test_many_at_once(
+    executable: Callable[[str], Path],
+    cni_bin: Path,
+    netns: Callable[[], Netns],
+    call: Call,
+    snapshot: TakeSnapshot,
+    config: Config,
+    plugin: str,
+) -> None:
+    """200 attachments come and go at once in a pool that is too small for them.
+
+    No address is given to two at a time; what is left after GC is what was there before.
+    """
+    config |= {"ipam": cni.host_local("10.1.0.0/25", "fd00:1::/120")}
+    sandboxes = [netns() for _ in range(20)]
+    endpoints = [
+        Endpoint(executable(plugin), str(cni_bin), f"c{number}", sandbox, f"eth{number}")
+        for number in range(200)
+        for sandbox in sandboxes[number % 20 : number % 20 + 1]
+    ]
+    endpoints[0].add(published(config, 8080))
+    endpoints[0].delete(config)
+    before = snapshot(*sandboxes)
+    held = Held()
+    with ThreadPoolExecutor(len(endpoints)) as threads:
+        lives = [
+            threads.submit(
+                _live, each, published(config, 9000 + number), held, random.Random(number)
+            )
+            for number, each in enumerate(endpoints)
+        ]
+    for life in lives:
+        life.result()
+    print(held.counts)
+    assert held.counts["ADD killed"] > 20 and held.counts["ADD done"] > 20
+    assert held.counts["DEL killed"] > 20 and held.counts["DEL done"] > 20
+    unexpected = held.counts.keys() - _EXPECTED
+    assert not unexpected, held.counts
+    attached = set(held.holders.values())
+    call("GC", cni.collected(config, *attached)).silent()
+    assert set(cni.leases()) == held.holders.keys()
+    call("GC", cni.collected(config)).silent()
+    assert snapshot(*sandboxes) == before
+
+
+# The pool is exhausted, and in long runs an ADD finds the link of a killed one.
+_EXPECTED = {
+    "ADD done", "ADD killed", "ADD error 102", "ADD error 104", "DEL done", "DEL killed",
+}  # fmt: skip
