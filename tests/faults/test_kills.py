@@ -194,7 +194,7 @@ def _live(endpoint: Endpoint, config: Config, held: Held, chance: random.Random)
 
     def moment() -> float | None:
         # Of a call in this crowd, some are waiting yet and others are at their last step.
-        return 0.002 * 1000 ** chance.random() if chance.random() < 0.5 else None
+        return 0.001 * 500 ** chance.random() if chance.random() < 0.5 else None
 
     for _ in range(3 if LONG else 1):
         added = _run(endpoint, "ADD", config, moment())
@@ -248,11 +248,7 @@ def test_many_at_once(
         ]
     for life in lives:
         life.result()
-    print(held.counts)
-    assert held.counts["ADD killed"] > 20 and held.counts["ADD done"] > 20
-    assert held.counts["DEL killed"] > 20 and held.counts["DEL done"] > 20
-    unexpected = held.counts.keys() - _EXPECTED
-    assert not unexpected, held.counts
+    assert {"ADD done", "ADD killed", "DEL done", "DEL killed"} <= held.counts.keys() <= _EXPECTED
     attached = set(held.holders.values())
     call("GC", cni.collected(config, *attached)).silent()
     assert set(cni.leases()) == held.holders.keys()
