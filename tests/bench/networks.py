@@ -51,12 +51,10 @@ def addresses(peer: Peer, data: Path) -> Config:
     return network(peer, "bridge", ipam=host_local(peer, data))
 
 
-def portmap(peer: Peer, **keys: Any) -> Config:
-    """Two published ports."""
+def published(number: int) -> Config:
+    """The keys by which two ports of the host lead to a container."""
     ports = [
-        {"hostPort": 8080 + peer.index, "containerPort": 80, "protocol": "tcp"},
-        {"hostPort": 9080 + peer.index, "containerPort": 81, "protocol": "udp"},
+        {"hostPort": 2 * number + 8080, "containerPort": 80, "protocol": "tcp"},
+        {"hostPort": 2 * number + 8081, "containerPort": 81, "protocol": "udp"},
     ]
-    capabilities = {"portMappings": True}
-    runtime = {"portMappings": ports}
-    return network(peer, "portmap", capabilities=capabilities, runtimeConfig=runtime, **keys)
+    return {"capabilities": {"portMappings": True}, "runtimeConfig": {"portMappings": ports}}

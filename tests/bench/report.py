@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from peers import OURS, Peer
@@ -14,6 +15,8 @@ from results import Results, Row
 from world import find_tool, run
 
 NOTHING = "–"
+ALL, EVEN, ODD = slice(None), slice(0, None, 2), slice(1, None, 2)
+BUSY = 0.3  # share of one CPU; what others take beyond that makes figures doubtful
 
 
 @dataclass(frozen=True)
@@ -31,27 +34,56 @@ class Limit:
     per: str = ""
     absolute: bool = False
     throughput: bool = False
+    aim: float | None = None
 
     def __str__(self) -> str:
-        sign = "≥" if self.throughput else "≤"
-        of = f" × ours in {self.per}" if self.per else " MiB" if self.absolute else ""
-        return f"{sign} {self.bound}{of}"
+        return f"{'≥' if self.throughput else '≤'} {self.bound:g}"
 
-    def figure(self, results: Results) -> float | None:
-        """What is to be compared with the bound; None where it was not measured."""
+    def described(self, results: Results) -> str:
+        """The limit with its unit or what it is relative to, and what it is an aim for."""
+        row = results.rows[self.case, self.op]
+        of = f" × ours in {self.per}" if self.per else f" {row.unit}" if self.absolute else ""
+        return f"{self}{of}" + (f", aim {self.aim:g}" if self.aim is not None else "")
+
+    def figure(self, results: Results, part: slice = ALL) -> float | None:
+        """What is to be compared with the bound; None where it was not measured.
+
+        `part` chooses some of the samples.
+        """
         row = results.rows.get((self.case, self.op))
         if row is None or OURS not in row.peers:
             return None
-        ours = row.peers[OURS].median
+        ours = median(row.peers[OURS].values[part])
         if self.absolute:
             return ours
         if self.per:
             other = results.rows.get((self.per, self.op))
-            return ours / other.peers[OURS].median if other and OURS in other.peers else None
-        return _ratio(row)
+            if other is None or OURS not in other.peers:
+                return None
+            return ours / median(other.peers[OURS].values[part])
+        return _ratio(row, part)
 
     def met(self, figure: float) -> bool:
         return figure >= self.bound if self.throughput else figure <= self.bound
+
+    def verdict(self, results: Results) -> str:
+        """Whether the limit is met, and whether either half of the samples says the same."""
+        figure = self.figure(results)
+        if figure is None:
+            return "not measured"
+        word = "met" if self.met(figure) else "**not met**"
+        if self.aim is not None and self.met(figure):
+            word += ", the aim too" if figure <= self.aim else ", the aim not"
+        halves = (
+            [self.figure(results, part) for part in (EVEN, ODD)] if self._halves(results) else []
+        )
+        if any(half is not None and self.met(half) != self.met(figure) for half in halves):
+            word += ", but not steadily"
+        return word
+
+    def _halves(self, results: Results) -> bool:
+        """Whether there are enough samples to look at each half."""
+        return all(len(s.values) > 3 for s in results.rows[self.case, self.op].peers.values())
 
 
 LIMITS = (
@@ -60,12 +92,39 @@ LIMITS = (
     Limit("bridge_gw", "ADD", 1.4),
     Limit("bridge_gw", "CHECK", 1.4),
     Limit("bridge_gw", "DEL", 1.3),
+    Limit("macvlan", "ADD", 1.4, aim=1.0),
+    Limit("macvlan", "DEL", 1.3, aim=1.0),
+    *(
+        Limit(f"{name}{backend}", op, bound)
+        for name, op, bound in (
+            ("masq", "ADD", 0.6),
+            ("masq", "DEL", 0.4),
+            ("ports", "ADD", 0.25),
+            ("ports", "DEL", 0.2),
+            ("portmap", "ADD", 0.35),
+            ("portmap", "DEL", 0.35),
+        )
+        for backend in ("", "_nft")
+    ),
+    *(
+        Limit(f"crowd_1000_{name}", op, 1.2, per=f"crowd_0_{name}")
+        for name in ("masq", "ports", "portmap")
+        for op in ("ADD", "DEL")
+    ),
     Limit("par20", "ADD ×20", 1.0, throughput=True),
     Limit("par50", "ADD ×50", 1.0, throughput=True),
-    Limit("hlscale_10000", "ADD", 0.15),
-    Limit("hlscale_10000", "DEL", 0.15),
-    Limit("hlscale_50000", "ADD", 1.3, per="hlscale_0"),
-    Limit("hlscale_50000", "DEL", 1.3, per="hlscale_0"),
+    *(
+        limit
+        for name in ("hlscale", "hlrest", "hlstatic")
+        for op in ("ADD", "DEL")
+        for limit in (
+            Limit(f"{name}_10000", op, 0.15),
+            Limit(f"{name}_50000", op, 1.3, per=f"{name}_0"),
+        )
+    ),
+    Limit("cnm_start", "start", 300, absolute=True),
+    Limit("cnm_create", "create", 400, absolute=True),
+    Limit("cnm_ls", "ls", 1000, absolute=True),
 )
 
 
@@ -111,9 +170,9 @@ def document(results: Results, setting: Setting) -> str:
         " a second (/s) too, and there more is better.",
         ratio_table(results),
     ]
-    unmeasured = [f"{each.case} {each.op}" for each in LIMITS if each.figure(results) is None]
+    unmeasured = dict.fromkeys(each.case for each in LIMITS if each.figure(results) is None)
     if unmeasured:
-        parts.append(f"Limits not measured in this run: {', '.join(unmeasured)}.")
+        parts.append(f"With limits, but not measured in this run: {', '.join(unmeasured)}.")
     parts += [
         "### All samples",
         "In ms where no unit stands; cpu is the median of user and system time.",
@@ -124,11 +183,20 @@ def document(results: Results, setting: Setting) -> str:
         " waits for their end, and cpu is with theirs"
         for (verb, peer), wall in results.lingering.items()
     ]
-    if notes := lingering + results.notes:
+    if notes := lingering + _doubts(results) + results.notes:
         parts += ["### Notes", "\n".join(f"- {note}" for note in notes)]
     if results.failures:
         parts += ["### Failures", "\n".join(f"- {line}" for line in failures(results))]
     return "\n\n".join(parts) + "\n"
+
+
+def _doubts(results: Results) -> list[str]:
+    """Which figures are doubtful, because others kept the machine busy meanwhile."""
+    busy = {case: share for (case, _), share in results.load.items() if share > BUSY}
+    if not busy:
+        return []
+    cases = ", ".join(f"{case} {share:.0%}" for case, share in busy.items())
+    return [f"doubtful, since others took more than {BUSY:.0%} of a CPU meanwhile: {cases}"]
 
 
 def sample_table(results: Results) -> str:
@@ -136,11 +204,11 @@ def sample_table(results: Results) -> str:
     lines = []
     for (case, op), row in results.rows.items():
         for label, series in row.peers.items():
-            values = (min(series.values), series.median, series.quantile(0.9))
+            values = (min(series.values), series.median, series.quantile(0.95))
             shown = [_amount(value, row.unit) for value in values]
             cpu = NOTHING if series.median_cpu is None else _amount(series.median_cpu)
             lines.append([case, op, label, str(len(series.values)), *shown, cpu])
-    return _table(["case", "op", "peer", "n", "min", "median", "p90", "cpu"], 3, lines)
+    return _table(["case", "op", "peer", "n", "min", "median", "p95", "cpu"], 3, lines)
 
 
 def ratio_table(results: Results) -> str:
@@ -158,7 +226,7 @@ def ratio_table(results: Results) -> str:
                 _speed(row, OURS),
                 f"{_speed(row, best)} ({best})" if best else NOTHING,
                 f"{ratio:.2f}" if ratio is not None else NOTHING,
-                *_verdict(results, limits.get((case, op))),
+                *_limit(results, limits.get((case, op))),
             ]
         )
     return _table(["case", "op", "ours", "best peer", "ratio", "limit", "verdict"], 2, lines)
@@ -195,28 +263,28 @@ def as_json(results: Results, setting: Setting) -> dict[str, Any]:
             for (case, op), row in results.rows.items()
         ],
         "notes": results.notes,
+        "load of others": {" ".join(key): share for key, share in results.load.items()},
         "lingering": {" ".join(key): wall for key, wall in results.lingering.items()},
         "failures": results.failures,
     }
 
 
-def _ratio(row: Row) -> float | None:
+def _ratio(row: Row, part: slice = ALL) -> float | None:
     """Ours over the best peer's: times, or calls a second where a sample is of many calls."""
     best = row.best_other(OURS)
     if best is None:
         return None
-    ours, other = row.peers[OURS].median, row.peers[best].median
+    ours, other = (median(row.peers[label].values[part]) for label in (OURS, best))
     return other / ours if row.calls > 1 else ours / other
 
 
-def _verdict(results: Results, limit: Limit | None) -> tuple[str, str]:
+def _limit(results: Results, limit: Limit | None) -> tuple[str, str]:
+    """The cells about a limit; a figure that stands in no other cell comes with it."""
     if limit is None:
         return "", ""
     figure = limit.figure(results)
-    if figure is None:
-        return str(limit), "not measured"
-    measured = f": {figure:.2f}" if limit.per else ""
-    return f"{limit}{measured}", "met" if limit.met(figure) else "**not met**"
+    measured = f": {figure:.2f}" if limit.per and figure is not None else ""
+    return limit.described(results) + measured, limit.verdict(results)
 
 
 def _speed(row: Row, label: str) -> str:

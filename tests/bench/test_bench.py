@@ -19,7 +19,7 @@ def test_one_round_runs_and_reports() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| case | op | ours | best peer | ratio | limit | verdict |" in done.stdout
-    assert "| case | op | peer | n | min | median | p90 | cpu |" in done.stdout
+    assert "| case | op | peer | n | min | median | p95 | cpu |" in done.stdout
     for peer in ("ours", "debian"):
         assert f"| version | VERSION | {peer} | 1 |" in done.stdout
         for op in ("ADD", "CHECK", "DEL"):

@@ -1,7 +1,8 @@
 """One case being run: calls to plugins in rotating order, checked, and recorded."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -18,7 +19,7 @@ from peers import (
     environment,
 )
 from results import Results
-from world import World
+from world import Host, World
 
 WARM_UP = 2
 UNSUPPORTED_FIELD = 2  # CNI's error code for a key that a plugin cannot honour
@@ -26,6 +27,31 @@ UNSUPPORTED_FIELD = 2  # CNI's error code for a key that a plugin cannot honour
 
 class NotSupported(Exception):
     """Our plugins cannot do what the case is about."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One plugin of a chain, and its configuration."""
+
+    plugin: str
+    config: Config
+
+
+Chain = Sequence[Step]
+
+
+def alone(plugin: str, config_for: Callable[[Peer, Path], Config]) -> Callable[[Peer, Path], Chain]:
+    """The chains of one plugin that nothing comes after."""
+    return lambda peer, data: [Step(plugin, config_for(peer, data))]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a case runs, for each peer: its host, its data directory; and what rows are called."""
+
+    row: str
+    hosts: Mapping[Peer, Host]
+    data: Mapping[Peer, Path]
 
 
 class Trial:
@@ -61,16 +87,35 @@ class Trial:
         namespaces = self.world.namespaces(1 + max(peer.index for peer in self.peers))
         return {peer: namespaces[peer.index] for peer in self.peers}
 
-    def start(
-        self, peer: Peer, plugin: str, verb: str, config: Config, attachment: Attachment | None
-    ) -> Process:
-        """Start a plugin as a runtime does."""
-        return Process.start(
-            [peer.executable(plugin)],
-            environment(peer, verb, attachment),
-            encode(config),
-            self.stderr,
+    def host(self, peer: Peer) -> Host:
+        """What a peer takes for the host where nothing else is said."""
+        return self.world.host(str(peer.index))
+
+    def place(self, row: str = "", host: str = "") -> Place:
+        """Each peer's host, or another by name, with new data directories."""
+        return Place(
+            row=row or self.case,
+            hosts={peer: self.world.host(f"{host}{peer.index}") for peer in self.peers},
+            data={peer: self.world.directory() for peer in self.peers},
         )
+
+    def start(
+        self,
+        peer: Peer,
+        plugin: str,
+        verb: str,
+        config: Config,
+        attachment: Attachment | None,
+        host: Host | None = None,
+    ) -> Process:
+        """Start a plugin as a runtime does, on the peer's host if on no other."""
+        with host or self.host(peer):
+            return Process.start(
+                [peer.executable(plugin)],
+                environment(peer, verb, attachment),
+                encode(config),
+                self.stderr,
+            )
 
     def checked(self, peer: Peer, verb: str, outcome: Outcome) -> dict[str, Any] | None:
         """The JSON that a plugin answered, {} for none; None for a failure, which is recorded."""
@@ -104,38 +149,87 @@ class Trial:
         attachment: Attachment | None = None,
         *,
         timed: bool,
-        case: str = "",
+        row: str = "",
+        host: Host | None = None,
     ) -> dict[str, Any] | None:
         """One call; recorded where it is timed and succeeds."""
-        outcome = self.start(peer, plugin, verb, config, attachment).finish()
-        cpu = outcome.cpu + self.settle(peer, verb)
-        answer = self.checked(peer, verb, outcome)
+        answer, wall, cpu = self._measured(peer, plugin, verb, config, attachment, host)
         if timed and answer is not None:
-            row = case or self.case
-            self.results.record(row, verb, peer.label, outcome.wall, cpu)
+            self.results.record(row or self.case, verb, peer.label, wall, cpu)
+        return answer
+
+    def chain(
+        self,
+        peer: Peer,
+        verb: str,
+        steps: Chain,
+        attachment: Attachment,
+        host: Host | None = None,
+        *,
+        row: str | None = None,
+        only: str = "",
+    ) -> dict[str, Any] | None:
+        """The calls that a runtime makes for one verb, one after the other; DEL goes backwards.
+
+        If there is a row and all succeed, their sum is recorded there, or one plugin's share.
+        The answer is the last one's; in an ADD it is the next one's prevResult.
+        """
+        sum_wall = sum_cpu = 0.0
+        answer = None
+        for step in reversed(steps) if verb == "DEL" else steps:
+            config = step.config
+            if verb == "ADD" and answer is not None:
+                config = {**config, "prevResult": answer}
+            answer, wall, cpu = self._measured(peer, step.plugin, verb, config, attachment, host)
+            if answer is None:
+                return None
+            if only in ("", step.plugin):
+                sum_wall, sum_cpu = sum_wall + wall, sum_cpu + cpu
+        if row is not None:
+            self.results.record(row, verb, peer.label, sum_wall, sum_cpu)
         return answer
 
     def attach(
         self,
-        plugin: str,
-        config_for: Callable[[Peer, Path], Config],
+        steps_for: Callable[[Peer, Path], Chain],
         verbs: Sequence[str] = ("ADD", "DEL"),
         *,
         rounds: int | None = None,
-        case: str = "",
+        places: Sequence[Place] = (),
+        only: str = "",
     ) -> None:
-        """Attach and detach one container a round, each peer in a namespace of its own."""
+        """Attach and detach one container a round, each peer in a namespace of its own.
+
+        Where there are several places they take turns as the peers do. With `only`, one
+        plugin's share is recorded.
+        """
         namespaces = self.namespace_of_each()
-        configs = {peer: config_for(peer, self.world.directory()) for peer in self.peers}
+        places = places or [self.place()]
+        chains = {(p, x.row): steps_for(p, x.data[p]) for p in self.peers for x in places}
         for number, peer in self.rotation(rounds):
             attachment = Attachment(container_id(number + WARM_UP), namespaces[peer])
-            config = configs[peer]
-            for verb in verbs:
-                answer = self.call(
-                    peer, plugin, verb, config, attachment, timed=number >= 0, case=case
-                )
-                if verb == "ADD" and answer is not None:
-                    config = {**config, "prevResult": answer}
+            for place in places:
+                steps = chains[peer, place.row]
+                row = place.row if number >= 0 else None
+                for verb in verbs:
+                    host = place.hosts[peer]
+                    answer = self.chain(peer, verb, steps, attachment, host, row=row, only=only)
+                    if verb == "ADD" and answer is not None:
+                        steps = [_with_result(step, answer) for step in steps]
+
+    def _measured(
+        self,
+        peer: Peer,
+        plugin: str,
+        verb: str,
+        config: Config,
+        attachment: Attachment | None,
+        host: Host | None,
+    ) -> tuple[dict[str, Any] | None, float, float]:
+        """One call: its answer, None for a failure, and its wall and CPU time in ms."""
+        outcome = self.start(peer, plugin, verb, config, attachment, host).finish()
+        cpu = outcome.cpu + self.settle(peer, verb)
+        return self.checked(peer, verb, outcome), outcome.wall, cpu
 
     def attach_at_once(
         self, plugin: str, config_for: Callable[[Peer, Path], Config], count: int, rounds: int
@@ -158,13 +252,12 @@ class Trial:
                 if good and number >= 0:
                     op = f"{verb} ×{count}"
                     self.results.record(self.case, op, peer.label, wall, cpu, calls=count)
-            self.world.clear_host()
+            self.host(peer).clear()
 
     def keep_supporting(
         self,
-        plugin: str,
-        config_for: Callable[[Peer, Path], Config],
-        flaw: Callable[[], str] | None = None,
+        steps_for: Callable[[Peer, Path], Chain],
+        flaw: Callable[[Host], str] | None = None,
     ) -> None:
         """Leave out the peers that refuse a key of the configuration.
 
@@ -174,13 +267,12 @@ class Trial:
         namespaces = self.namespace_of_each()
         supporting = []
         for peer in self.peers:
-            config = config_for(peer, self.world.directory())
+            host = self.host(peer)
+            steps = steps_for(peer, self.world.directory())
             attachment = Attachment(container_id(0), namespaces[peer])
-            outcome = self.start(peer, plugin, "ADD", config, attachment).finish()
-            problem = _refusal(outcome)
-            if flaw is not None and outcome.exit_code == 0:
-                problem = flaw()
-            self.start(peer, plugin, "DEL", config, attachment).finish()
+            problem = self._problem(peer, steps, attachment, host, flaw)
+            for step in reversed(steps):
+                self.start(peer, step.plugin, "DEL", step.config, attachment).finish()
             self.settle(peer, "DEL")
             if not problem:
                 supporting.append(peer)
@@ -189,6 +281,24 @@ class Trial:
             else:
                 self.results.note(f"{self.case}: without {peer.label}: {problem}")
         self.peers = supporting
+
+    def _problem(
+        self,
+        peer: Peer,
+        steps: Chain,
+        attachment: Attachment,
+        host: Host,
+        flaw: Callable[[Host], str] | None,
+    ) -> str:
+        """Why a peer cannot do what an ADD of the chain asks for; "" if it can, or just fails."""
+        answer: dict[str, Any] | None = None
+        for step in steps:
+            config = step.config if answer is None else {**step.config, "prevResult": answer}
+            outcome = self.start(peer, step.plugin, "ADD", config, attachment).finish()
+            if outcome.exit_code != 0:
+                return _refusal(outcome)
+            answer = json.loads(outcome.stdout)
+        return flaw(host) if flaw is not None else ""
 
     def _all_distinct(self, peer: Peer, answers: Sequence[dict[str, Any] | None]) -> bool:
         """Whether each answer has addresses, and no address is in two of them."""
@@ -202,6 +312,10 @@ class Trial:
             self.results.fail(place, f"{len(set(given))} addresses given {len(given)} times")
             return False
         return not without
+
+
+def _with_result(step: Step, answer: dict[str, Any]) -> Step:
+    return Step(step.plugin, {**step.config, "prevResult": answer})
 
 
 def _refusal(outcome: Outcome) -> str:
