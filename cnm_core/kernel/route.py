@@ -9,7 +9,6 @@ from cnm_core.kernel.netlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
-    NLM_F_EXCL,
     U32,
     Request,
     Socket,
@@ -31,7 +30,11 @@ _RTMSG = Struct("=BBBBBBBBI")
 
 
 def add(index: int, route: Route) -> Request:
-    """Add a route through a link. A route without gateway reaches its hosts on the link."""
+    """Add a route through a link. A route without gateway reaches its hosts on the link.
+
+    Another link's route to the same destination is no obstacle: of several interfaces with
+    a default route the kernel takes the newest (IPv4) or all by turns (IPv6).
+    """
     to = route.destination
     scope = route.scope
     if scope is None:
@@ -57,8 +60,7 @@ def add(index: int, route: Route) -> Request:
     )
     if metrics:
         body += nested(RTA_METRICS, metrics)
-    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
-    return Request(RTM_NEWROUTE, flags, body, f"add route {describe(route)}")
+    return Request(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE, body, f"add route {describe(route)}")
 
 
 def outgoing(socket: Socket, ip: bytes) -> int | None:

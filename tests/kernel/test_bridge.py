@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,20 @@ def test_default_route_from_the_pool(endpoint: MakeEndpoint, dual: Config) -> No
     eth0.add(dual | {"isDefaultGateway": True})
     assert _defaults(eth0.netns, 4) == ["10.1.0.9"]
     assert _defaults(eth0.netns, 6) == ["fd00:1::1"]
+
+
+def test_default_routes_of_two_interfaces(endpoint: MakeEndpoint, dual: Config) -> None:
+    """A container may be on two networks that both have a default route."""
+    eth0 = endpoint()
+    eth1 = replace(eth0, ifname="eth1")
+    green = cni.host_local("10.2.0.0/24", "fd00:2::/64")
+    eth0.add(dual | {"isDefaultGateway": True})
+    other = dual | {"name": "green", "bridge": "green0", "isDefaultGateway": True, "ipam": green}
+    result = eth1.add(other)
+    assert sorted(_defaults(eth0.netns, 4)) == ["10.1.0.1", "10.2.0.1"]
+    eth1.check(other, result).silent()
+    eth1.delete(other)
+    assert _defaults(eth0.netns, 4) == ["10.1.0.1"]
 
 
 def test_another_address_of_the_bridge(

@@ -207,7 +207,7 @@ def test_route(index: int, wanted: Route) -> None:
         route.add(index, wanted),
         rtmsg,
         rtnl.RTM_NEWROUTE,
-        NEW,
+        NLM_F_ACK | NLM_F_CREATE,
         family=FAMILIES[len(to.ip)],
         dst_len=to.prefix,
         table=table if table < 256 else 0,
