@@ -27,6 +27,7 @@ RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_KERNEL, RTN_UNICAST = 254, 3, 2, 1
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 
 _RTMSG = Struct("=BBBBBBBBI")
+_RTNEXTHOP = Struct("=HBBi")
 
 
 def add(index: int, route: Route) -> Request:
@@ -112,9 +113,21 @@ def list_of(socket: Socket, index: int) -> list[Route]:
     return found
 
 
+def _hop(hops: bytes, index: int) -> dict[int, bytes]:
+    """The attributes of a route with several next hops by the one through a link."""
+    while hops:
+        length, _, _, link = _RTNEXTHOP.unpack_from(hops)
+        if link == index:
+            return {**attributes(hops[:length], _RTNEXTHOP.size), RTA_OIF: U32.pack(index)}
+        hops = hops[length:]
+    return {}
+
+
 def _parse(message: bytes, index: int) -> Route | None:
     family, prefix, _, _, table, _, scope, kind, _ = _RTMSG.unpack_from(message)
     values = attributes(message, 12)
+    if RTA_MULTIPATH in values:
+        values |= _hop(values[RTA_MULTIPATH], index)
     if kind != RTN_UNICAST or values.get(RTA_OIF) != U32.pack(index):
         return None
     numbers = {
