@@ -248,7 +248,10 @@ def _share(name: str, path: Path, readonly: str = "on") -> list[str]:
 
 
 def watch(command: Sequence[str], seconds: float) -> str:
-    """Run a command to its end and show what it says; the last of that."""
+    """Run a command to its end and show what it says; the last of that.
+
+    VmError, with that, where it takes longer. The command is gone then, too.
+    """
     tail = b""
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -259,6 +262,12 @@ def watch(command: Sequence[str], seconds: float) -> str:
                 sys.stdout.buffer.write(piece)
                 sys.stdout.buffer.flush()
                 tail = (tail + piece)[-TAIL:]
+        except TimeoutError:
+            said = tail.decode(errors="replace")
+            raise VmError(
+                f"the guest took more than {seconds:g} seconds, and was ended; "
+                f"--timeout SECONDS gives it more. It last said:\n{said}"
+            ) from None
         finally:
             process.kill()
     return tail.decode(errors="replace")
@@ -270,7 +279,7 @@ def _pieces(console: IO[bytes], end: float) -> Iterator[bytes]:
         if not piece:
             return
         yield piece.replace(b"\r\n", b"\n")
-    raise VmError("the guest took too long; --timeout SECONDS gives it more time")
+    raise TimeoutError
 
 
 def _done(*command: str, cwd: Path | None = None) -> str:
