@@ -74,8 +74,15 @@ class Link(Record):
         return bool(self.flags & IFF_UP)
 
 
-def _info(index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> bytes:
+def header(index: int = 0, flags: int = 0, change: int = 0, family: int = 0) -> bytes:
+    """The struct ifinfomsg that messages about links begin with."""
     return _IFINFOMSG.pack(family, 0, index, flags, change)
+
+
+def index_of(message: bytes) -> int:
+    """The index in the body of a message about a link."""
+    index: int = _IFINFOMSG.unpack_from(message)[2]
+    return index
 
 
 def parse(message: bytes) -> Link:
@@ -101,13 +108,13 @@ def parse(message: bytes) -> Link:
 
 def get(name: str) -> Request:
     """Ask for the link of that name."""
-    body = _info() + string(IFLA_IFNAME, name) + _DUMP_STATS_OFF
+    body = header() + string(IFLA_IFNAME, name) + _DUMP_STATS_OFF
     return Request(RTM_GETLINK, NLM_F_ACK, body, f'find link "{name}"')
 
 
 def get_by_index(index: int) -> Request:
     """Ask for the link of that index."""
-    return Request(RTM_GETLINK, NLM_F_ACK, _info(index) + _DUMP_STATS_OFF, f"find link {index}")
+    return Request(RTM_GETLINK, NLM_F_ACK, header(index) + _DUMP_STATS_OFF, f"find link {index}")
 
 
 def find(socket: Socket, name: str) -> Link | None:
@@ -122,20 +129,21 @@ def find(socket: Socket, name: str) -> Link | None:
 
 def list_links(socket: Socket) -> list[Link]:
     """Every link of the socket's namespace."""
-    request = Request(RTM_GETLINK, NLM_F_DUMP, _info() + _DUMP_STATS_OFF, "list links")
+    request = Request(RTM_GETLINK, NLM_F_DUMP, header() + _DUMP_STATS_OFF, "list links")
     return [parse(message) for message in socket.dump(request)]
 
 
-def create_bridge(name: str, mac: bytes, mtu: int) -> Request:
+def create_bridge(name: str, mac: bytes, mtu: int, data: bytes = b"") -> Request:
     """Make a bridge that is up and keeps its MAC address whatever its ports are.
 
     The address is given at creation, so that the bridge does not take its lowest port's
     (br_stp_recalculate_bridge_id) and systemd-udev leaves it alone. `mtu` 0 leaves it
-    to the kernel.
+    to the kernel. `data` are IFLA_BR_ attributes.
     """
-    body = _info(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, name)
+    body = header(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, name)
     body += attribute(IFLA_ADDRESS, mac) + (u32(IFLA_MTU, mtu) if mtu else b"")
-    body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "bridge"))
+    kind = string(IFLA_INFO_KIND, "bridge")
+    body += nested(IFLA_LINKINFO, kind, nested(IFLA_INFO_DATA, data) if data else b"")
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
     return Request(RTM_NEWLINK, flags, body, f'create bridge "{name}"')
 
@@ -157,10 +165,10 @@ def create_veth(
     the same message fails with ENOTCONN (veth_newlink has no carrier yet): it is set up
     from inside.
     """
-    peer = _info() + string(IFLA_IFNAME, peer_name) + attribute(IFLA_ADDRESS, peer_mac)
+    peer = header() + string(IFLA_IFNAME, peer_name) + attribute(IFLA_ADDRESS, peer_mac)
     peer += u32(IFLA_MTU, mtu) + u32(IFLA_NET_NS_FD, peer_netns)
     data = nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
-    body = _info(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, name)
+    body = header(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, name)
     body += attribute(IFLA_ADDRESS, mac) + u32(IFLA_MTU, mtu) + u32(IFLA_MASTER, master)
     body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "veth"), data)
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
@@ -171,29 +179,29 @@ def create_veth(
 
 def set_up(index: int, name: str) -> Request:
     """Set a link administratively up."""
-    return Request(RTM_NEWLINK, NLM_F_ACK, _info(index, IFF_UP, IFF_UP), f'set link "{name}" up')
+    return Request(RTM_NEWLINK, NLM_F_ACK, header(index, IFF_UP, IFF_UP), f'set link "{name}" up')
 
 
 def set_down(index: int, name: str) -> Request:
     """Set a link administratively down."""
-    return Request(RTM_NEWLINK, NLM_F_ACK, _info(index, 0, IFF_UP), f'set link "{name}" down')
+    return Request(RTM_NEWLINK, NLM_F_ACK, header(index, 0, IFF_UP), f'set link "{name}" down')
 
 
 def set_promiscuous(index: int, name: str) -> Request:
     """Put a link into promiscuous mode."""
-    body = _info(index, IFF_PROMISC, IFF_PROMISC)
+    body = header(index, IFF_PROMISC, IFF_PROMISC)
     return Request(RTM_NEWLINK, NLM_F_ACK, body, f'make link "{name}" promiscuous')
 
 
 def set_mac(index: int, name: str, mac: bytes) -> Request:
     """Give a link a MAC address. Its own has the kernel announce its addresses anew."""
-    body = _info(index) + attribute(IFLA_ADDRESS, mac)
+    body = header(index) + attribute(IFLA_ADDRESS, mac)
     return Request(RTM_NEWLINK, NLM_F_ACK, body, f'set the MAC address of link "{name}"')
 
 
 def set_alias(name: str, alias: str) -> Request:
     """Give a link its alias, which `ip link` shows; at most 255 bytes."""
-    body = _info() + string(IFLA_IFNAME, name) + string(IFLA_IFALIAS, alias)
+    body = header() + string(IFLA_IFNAME, name) + string(IFLA_IFALIAS, alias)
     return Request(RTM_NEWLINK, NLM_F_ACK, body, f'set the alias of link "{name}"')
 
 
@@ -201,13 +209,13 @@ def set_port(index: int, name: str, *, hairpin: bool, isolated: bool) -> Request
     """Set the flags of a bridge port."""
     port = u8(IFLA_BRPORT_MODE, hairpin) + u8(IFLA_BRPORT_ISOLATED, isolated)
     # NLA_F_NESTED, or the kernel takes the payload for an old-style port state (br_setlink).
-    body = _info(index, family=AF_BRIDGE) + attribute(IFLA_PROTINFO | NLA_F_NESTED, port)
+    body = header(index, family=AF_BRIDGE) + attribute(IFLA_PROTINFO | NLA_F_NESTED, port)
     return Request(RTM_SETLINK, NLM_F_ACK, body, f'set the bridge port flags of "{name}"')
 
 
 def delete(index: int, name: str) -> Request:
     """Delete a link, and the other end of a veth with it."""
-    body = _info(index)
+    body = header(index)
     return Request(RTM_DELLINK, NLM_F_ACK, body, f'delete link "{name}"')
 
 

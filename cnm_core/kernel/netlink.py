@@ -88,6 +88,20 @@ def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
     return found
 
 
+def repeated(data: bytes, wanted: int) -> list[bytes]:
+    """The payloads of the attributes of one kind, for one that may be there several times."""
+    found = []
+    at = 0
+    while at + 4 <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, at)
+        if length < 4:
+            break
+        if kind & NLA_TYPE_MASK == wanted:
+            found.append(data[at + 4 : at + length])
+        at += length + (-length % 4)
+    return found
+
+
 def text_of(payload: bytes) -> str:
     """The text of a zero-terminated string attribute."""
     return payload.rstrip(b"\0").decode("utf-8", "replace")

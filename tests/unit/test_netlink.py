@@ -13,7 +13,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_PROMISC, IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from cnm_core.inet import Address, format_ip, format_mac
-from cnm_core.kernel import address, link, netlink, route
+from cnm_core.kernel import address, link, netlink, route, vlan
 from cnm_core.kernel.netlink import Request
 from cnm_core.model import Route
 
@@ -101,6 +101,22 @@ def test_create_bridge(name: str, mac: bytes, mtu: int) -> None:
         ("IFLA_LINKINFO", nest(("IFLA_INFO_KIND", "bridge"))),
     )
     request = link.create_bridge(name, mac, mtu)
+    same(request, ifinfmsg, rtnl.RTM_NEWLINK, NEW, flags=IFF_UP, change=IFF_UP, **attributes)
+
+
+@given(names, macs)
+def test_create_bridge_that_filters(name: str, mac: bytes) -> None:
+    """A bridge whose VLAN filtering is on from the beginning."""
+    data = nest(("IFLA_BR_VLAN_FILTERING", 1))
+    attributes = nest(
+        ("IFLA_IFNAME", name),
+        ("IFLA_ADDRESS", format_mac(mac)),
+        (
+            "IFLA_LINKINFO",
+            nest(("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", data)),
+        ),
+    )
+    request = link.create_bridge(name, mac, 0, vlan.FILTERING)
     same(request, ifinfmsg, rtnl.RTM_NEWLINK, NEW, flags=IFF_UP, change=IFF_UP, **attributes)
 
 
