@@ -4,6 +4,24 @@ from cnm_core.config import formats, values
 from cnm_core.record import Record
 
 
+class VlanTrunk(Record):
+    """One VLAN, or those of a range, or both."""
+
+    id: int | None = None
+    min_id: int | None = None
+    max_id: int | None = None
+
+
+def vlan_trunk(document: object, place: str = "") -> VlanTrunk:
+    """Decode a VlanTrunk. Raises InvalidNetworkConfig."""
+    fields = values.mapping(document, place)
+    return VlanTrunk(
+        id=values.optional(fields, "id", place, values.integer(1, 4094), None),
+        min_id=values.optional(fields, "minID", place, values.integer(1, 4094), None),
+        max_id=values.optional(fields, "maxID", place, values.integer(1, 4094), None),
+    )
+
+
 class BridgeConfig(Record):
     """A Linux bridge with one veth pair for each endpoint."""
 
@@ -11,7 +29,7 @@ class BridgeConfig(Record):
     is_gateway: bool = False
     is_default_gateway: bool = False
     force_address: bool = False
-    mtu: int = 0
+    mtu: int | str = 0
     hairpin_mode: bool = False
     promisc_mode: bool = False
     port_isolation: bool = False
@@ -26,7 +44,8 @@ class BridgeConfig(Record):
     icc: bool = True
     macspoofchk: bool = False
     vlan: int = 0
-    vlan_trunk: tuple[dict[str, object], ...] = ()
+    vlan_trunk: tuple[VlanTrunk, ...] = ()
+    preserve_default_vlan: bool = False
 
 
 def bridge_config(document: object, place: str = "") -> BridgeConfig:
@@ -41,7 +60,7 @@ def bridge_config(document: object, place: str = "") -> BridgeConfig:
             fields, "isDefaultGateway", place, values.boolean, False
         ),
         force_address=values.optional(fields, "forceAddress", place, values.boolean, False),
-        mtu=values.optional(fields, "mtu", place, values.integer(0, 65535), 0),
+        mtu=values.optional(fields, "mtu", place, values.word_or_integer("auto", 0, 65535), 0),
         hairpin_mode=values.optional(fields, "hairpinMode", place, values.boolean, False),
         promisc_mode=values.optional(fields, "promiscMode", place, values.boolean, False),
         port_isolation=values.optional(fields, "portIsolation", place, values.boolean, False),
@@ -57,6 +76,9 @@ def bridge_config(document: object, place: str = "") -> BridgeConfig:
         internal=values.optional(fields, "internal", place, values.boolean, False),
         icc=values.optional(fields, "icc", place, values.boolean, True),
         macspoofchk=values.optional(fields, "macspoofchk", place, values.boolean, False),
-        vlan=values.optional(fields, "vlan", place, values.integer(0, 65535), 0),
-        vlan_trunk=values.optional(fields, "vlanTrunk", place, values.list_of(values.mapping), ()),
+        vlan=values.optional(fields, "vlan", place, values.integer(0, 4094), 0),
+        vlan_trunk=values.optional(fields, "vlanTrunk", place, values.list_of(vlan_trunk), ()),
+        preserve_default_vlan=values.optional(
+            fields, "preserveDefaultVlan", place, values.boolean, False
+        ),
     )

@@ -90,6 +90,19 @@ def integer(low: int, high: int) -> "Kind[int]":
     return kind
 
 
+def word_or_integer(word: str, low: int, high: int) -> "Kind[int | str]":
+    """A word, or a whole number from low to high."""
+
+    def kind(value: object, place: str) -> int | str:
+        if value == word and type(value) is str:
+            return value
+        if type(value) is int and low <= value <= high:
+            return value
+        raise expected(f'"{word}" or a whole number from {low} to {high}', value, place)
+
+    return kind
+
+
 def checked(meaning: "Callable[[str], T]") -> "Kind[T]":
     """A string with a meaning, as one of cnm_core.config.formats gives it."""
 

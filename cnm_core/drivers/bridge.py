@@ -4,8 +4,8 @@ from errno import EEXIST
 from posix import urandom
 from time import sleep
 
-from cnm_core import json
 from cnm_core.config.bridge import BridgeConfig, bridge_config
+from cnm_core.drivers import gateway
 from cnm_core.drivers.container_end import announce, configure, container_drift
 from cnm_core.errors import (
     InvalidNetworkConfig,
@@ -14,9 +14,9 @@ from cnm_core.errors import (
     UnsupportedField,
 )
 from cnm_core.inet import Address, format_ip, format_mac, to_int, to_ip
-from cnm_core.kernel import address, link, sysctl
+from cnm_core.kernel import link, route, sysctl
 from cnm_core.kernel.link import Link
-from cnm_core.kernel.netlink import Socket
+from cnm_core.kernel.netlink import Request, Socket
 from cnm_core.kernel.netns import Netns
 from cnm_core.model import (
     Addressing,
@@ -36,11 +36,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from cnm_core.drivers.bridge_vlans import PortVlans
     from cnm_core.drivers.firewall import Firewall
     from cnm_core.drivers.firewall_rules import Policy
     from cnm_core.drivers.spoofcheck import SpoofCheck
 
 _PORT_ATTEMPTS = 100
+_MTU = 1500  # what the kernel gives to a bridge (ether_setup)
 _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
 
 
@@ -50,6 +52,7 @@ class Bridge:
     def __init__(self) -> None:
         self._host = Socket()
         self._bridge: Link | None = None
+        self._gateway: Link | None = None  # where it is not the bridge
         self._rules: Firewall | None = None
         self._check: SpoofCheck | None = None
 
@@ -69,6 +72,9 @@ class Bridge:
                 f'bridge: link "{options.bridge}" exists and is {_kind(self._bridge)}',
                 details="choose another name, or remove that link",
             )
+        if _has_vlans(options):
+            ours = self._bridge is not None and self._bridge.alias.startswith(_alias(""))
+            _vlans(self._host, options).validate(self._bridge, ours=ours)
 
     def complete(self, network: Network, addressing: Addressing) -> Addressing:
         """Gateways that the pool left out, and the default routes of isDefaultGateway."""
@@ -93,12 +99,15 @@ class Bridge:
         """The bridge, up, with its gateway addresses. Adopts a bridge that is there."""
         options = _options(network)
         bridge = self._bridge or self._create_bridge(network, options)
+        if _has_vlans(options):
+            _vlans(self._host, options).begin(bridge)
         if not bridge.up:
             self._host.request(link.set_up(bridge.index, bridge.name))
         if options.promisc_mode and not bridge.flags & link.IFF_PROMISC:
             self._host.request(link.set_promiscuous(bridge.index, bridge.name))
         if _is_gateway(options):
-            self._ensure_gateways(bridge, options, leases)
+            carrier = self._carrier(network, bridge)
+            gateway.ensure(self._host, carrier, leases, force=options.force_address)
         if _needs_policy(options):
             self._apply_policy(network, leases)
         self._bridge = bridge
@@ -127,7 +136,7 @@ class Bridge:
             link.create_veth(
                 endpoint.host_link,
                 mac=_random_mac(),
-                mtu=options.mtu or self._bridge.mtu,
+                mtu=self._mtu(options) or self._bridge.mtu,
                 master=self._bridge.index,
                 peer_name=endpoint.key.ifname,
                 peer_mac=endpoint.mac,
@@ -154,11 +163,13 @@ class Bridge:
         except BaseException:
             link.delete_if_present(self._host, endpoint.host_link)
             raise
+        shared = () if self._gateway is None else (_interface(self._gateway),)
         return Attachment(
             interfaces=(
                 _interface(bridge),
                 _interface(host_end),
                 _interface(container_end, netns.path),
+                *shared,
             ),
             leases=endpoint.addressing.leases,
             lease_interfaces=(2,) * len(endpoint.addressing.leases),
@@ -200,7 +211,12 @@ class Bridge:
         leases = attachment.leases if endpoint is None else endpoint.addressing.leases
         found = self._bridge_drift(options, leases)
         host_link = endpoint.host_link if endpoint else _host_end(attachment, options)
-        found += self._port_drift(options, host_link, hairpin=_hairpin(options, endpoint))
+        found += self._port_drift(
+            options,
+            host_link,
+            mtu=options.mtu if type(options.mtu) is int else _mtu_of(attachment, host_link),
+            hairpin=_hairpin(options, endpoint),
+        )
         if _needs_policy(options) or (endpoint and endpoint.ports):
             found += self._firewall_drift(network, leases, endpoint)
         if endpoint is not None and endpoint.source_checked:
@@ -229,7 +245,9 @@ class Bridge:
             self._firewall().withdraw(_policy(network))
         bridge = link.find(self._host, options.bridge)
         if bridge is not None and bridge.alias == _alias(network.name):
-            link.delete_if_present(self._host, bridge.name)
+            link.delete_if_present(self._host, bridge.name)  # and what is on top of it
+        elif bridge is not None and _carrier_name(options) != options.bridge:
+            self._delete_gateway(network, bridge)
 
     def _firewall(self) -> "Firewall":
         """The firewall, which plain networks neither load nor open."""
@@ -274,9 +292,9 @@ class Bridge:
         leases = endpoint.addressing.leases
         if not _needs_policy(_options(network)):
             self._apply_policy(network, leases)
-        bridge = _options(network).bridge
-        if _publishes_ipv4(endpoint) and not _loopback_leaves(bridge):
-            sysctl.set_to("1", "net", "ipv4", "conf", bridge, "route_localnet")
+        carrier = _carrier_name(_options(network))
+        if _publishes_ipv4(endpoint) and not _loopback_leaves(carrier):
+            sysctl.set_to("1", "net", "ipv4", "conf", carrier, "route_localnet")
         self._firewall().publish(endpoint.ports, Target.of(endpoint))
 
     def _firewall_drift(
@@ -288,7 +306,7 @@ class Bridge:
         found = self._firewall().drift(_policy(network), subnets)
         if endpoint is not None:
             found += self._firewall().port_drift(endpoint.ports, Target.of(endpoint))
-            if _publishes_ipv4(endpoint) and not _loopback_leaves(_options(network).bridge):
+            if _publishes_ipv4(endpoint) and not _loopback_leaves(_carrier_name(_options(network))):
                 found.append(Drift("route_localnet of the bridge", "1", "0"))
         return found
 
@@ -299,49 +317,52 @@ class Bridge:
         return SpoofCheck().drift(endpoint.host_link, endpoint.mac)
 
     def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
+        data = _vlans(self._host, options).of_bridge if _has_vlans(options) else b""
+        request = link.create_bridge(options.bridge, _random_mac(), self._mtu(options), data)
+        return self._create(request, options.bridge, network)
+
+    def _create(self, request: Request, name: str, network: Network) -> Link:
+        """Make a link that the network's endpoints share."""
         try:
-            self._host.request(link.create_bridge(options.bridge, _random_mac(), options.mtu))
+            self._host.request(request)
             for setting in ("accept_ra", "accept_dad"):
                 # DAD of its own link-local address would keep IPv6 waiting for a second.
-                sysctl.set_if_present("0", "net", "ipv6", "conf", options.bridge, setting)
-            self._host.request(link.set_alias(options.bridge, _alias(network.name)))
+                sysctl.set_if_present("0", "net", "ipv6", "conf", name, setting)
+            self._host.request(link.set_alias(name, _alias(network.name)))
         except KernelRefused as error:
             if error.errno != EEXIST:  # another network of the same bridge was faster
                 raise
-        return link.parse(self._host.request(link.get(options.bridge))[0])
+        return link.parse(self._host.request(link.get(name))[0])
 
-    def _ensure_gateways(
-        self, bridge: Link, options: BridgeConfig, leases: tuple[Lease, ...]
-    ) -> None:
-        present = address.list_of(self._host, bridge.index)
-        for lease in leases:
-            assert lease.gateway is not None
-            wanted = Address(lease.gateway, lease.address.prefix)
-            if all(each.address != wanted for each in present):
-                conflicting = [each for each in present if _conflicts(each, wanted)]
-                self._add_gateway(bridge, wanted, conflicting, options)
-            _enable_forwarding(wanted.version)
+    def _carrier(self, network: Network, bridge: Link) -> Link:
+        """The link for the gateway addresses: the bridge, or one of a VLAN on top of it."""
+        options = _options(network)
+        name = _carrier_name(options)
+        if name == bridge.name:
+            return bridge
+        vlans = _vlans(self._host, options)
+        found = vlans.find_gateway(bridge)
+        if found is None:
+            found = self._create(vlans.create_gateway(bridge), name, network)
+        self._host.request(vlans.join_gateway(bridge), link.set_up(found.index, name))
+        self._gateway = found
+        return found
 
-    def _add_gateway(
-        self,
-        bridge: Link,
-        wanted: Address,
-        conflicting: list[address.LinkAddress],
-        options: BridgeConfig,
-    ) -> None:
-        for each in conflicting:
-            if not options.force_address:
-                raise InvalidNetworkConfig(
-                    f'bridge: "{bridge.name}" already has an IP address different from '
-                    f"{wanted}: {each.address}",
-                    details="use another bridge for this network, or forceAddress: true",
-                )
-            self._host.request(address.delete(bridge.index, each.address))
-        try:
-            self._host.request(address.add(bridge.index, wanted))
-        except KernelRefused as error:
-            if error.errno != EEXIST:  # another network of the same bridge was faster
-                raise
+    def _delete_gateway(self, network: Network, bridge: Link) -> None:
+        """Delete the VLAN's link on somebody else's bridge, if this network made it."""
+        options = _options(network)
+        gateway = link.find(self._host, _carrier_name(options))
+        if gateway is not None and gateway.alias == _alias(network.name):
+            self._host.request(_vlans(self._host, options).leave_gateway(bridge))
+            link.delete_if_present(self._host, gateway.name)
+
+    def _mtu(self, options: BridgeConfig) -> int:
+        """The MTU that is asked for, 0 where none is."""
+        if type(options.mtu) is int:
+            return options.mtu
+        indexes = route.default_links(self._host)
+        answers = self._host.request(*map(link.get_by_index, indexes)) if indexes else ()
+        return min((link.parse(each).mtu for each in answers), default=_MTU)
 
     def _configure_port(self, endpoint: Endpoint, host_end: Link, options: BridgeConfig) -> None:
         hairpin, isolated = _hairpin(options, endpoint), _apart(options)
@@ -349,6 +370,8 @@ class Bridge:
             self._host.request(
                 link.set_port(host_end.index, host_end.name, hairpin=hairpin, isolated=isolated)
             )
+        if _has_vlans(options) and self._bridge is not None:
+            self._host.request(*_vlans(self._host, options).join(self._bridge, host_end))
         sysctl.set_if_present("0", "net", "ipv6", "conf", host_end.name, "accept_ra")
 
     def _await_port(self, host_end: Link) -> None:
@@ -368,26 +391,20 @@ class Bridge:
         if options.promisc_mode and not bridge.flags & link.IFF_PROMISC:
             found.append(Drift(what, "promiscuous", "not promiscuous"))
         if _is_gateway(options):
-            have = address.list_of(self._host, bridge.index)
-            present = [each.address for each in have]
-            for lease in leases:
-                if lease.gateway is None:
-                    continue
-                wanted = Address(lease.gateway, lease.address.prefix)
-                if wanted not in present:
-                    has = ", ".join(map(str, present)) or "no address"
-                    found.append(Drift(f"gateway of {what}", str(wanted), has))
-                foreign = [each for each in have if _conflicts(each, wanted)]
-                found += [
-                    Drift(f"addresses of {what}", f"{wanted} only", str(each.address))
-                    for each in foreign
-                    if each.address != wanted
-                ]
-                if not _forwards(wanted.version):
-                    found.append(Drift(f"forwarding of IPv{wanted.version}", "on", "off"))
+            found += self._gateway_drift(options, leases)
         return found
 
-    def _port_drift(self, options: BridgeConfig, name: str, *, hairpin: bool) -> list[Drift]:
+    def _gateway_drift(self, options: BridgeConfig, leases: tuple[Lease, ...]) -> list[Drift]:
+        name = _carrier_name(options)
+        carrier = self._bridge if name == options.bridge else link.find(self._host, name)
+        if carrier is None:
+            return [Drift(f"gateway link {name}", "a VLAN link", "no such link")]
+        found = [] if carrier.up else [Drift(f"gateway link {name}", "up", "down")]
+        return found + gateway.drift(self._host, carrier, leases)
+
+    def _port_drift(
+        self, options: BridgeConfig, name: str, *, mtu: int, hairpin: bool
+    ) -> list[Drift]:
         port = link.find(self._host, name) if name else None
         what = f"host end {name}".strip()
         if port is None:
@@ -395,13 +412,15 @@ class Bridge:
         found = [] if port.up else [Drift(what, "up", "down")]
         if self._bridge is not None and port.master != self._bridge.index:
             found.append(Drift(what, f"a port of {options.bridge}", "not a port of it"))
-        if options.mtu and port.mtu != options.mtu:
-            found.append(Drift(f"MTU of {what}", str(options.mtu), str(port.mtu)))
+        if mtu and port.mtu != mtu:
+            found.append(Drift(f"MTU of {what}", str(mtu), str(port.mtu)))
         if port.hairpin != hairpin:
             found.append(Drift(f"hairpin of {what}", _on(hairpin), _on(port.hairpin)))
         if port.isolated != _apart(options):
             isolation = f"isolation of {what}"
             found.append(Drift(isolation, _on(_apart(options)), _on(port.isolated)))
+        if _has_vlans(options) and self._bridge is not None:
+            found += _vlans(self._host, options).drift(self._bridge, port)
         return found
 
 
@@ -432,18 +451,11 @@ def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
     ):
         if ip is not None and len(ip) != length:
             raise InvalidNetworkConfig(f"{key}: must be of that version, got {format_ip(ip)}")
-    if 0 < options.mtu < 68:
+    if type(options.mtu) is int and 0 < options.mtu < 68:
         raise InvalidNetworkConfig(
-            f"mtu: must be 0 or from 68 to 65535, got {options.mtu}",
+            f'mtu: must be "auto", 0, or from 68 to 65535, got {options.mtu}',
             details="leave mtu out to take the bridge's",
         )
-    for key, value in (
-        ("vlan", options.vlan),
-        ("vlanTrunk", options.vlan_trunk),
-    ):
-        if value:
-            text = json.shorten(value)
-            raise UnsupportedField(f"{key}: {text} is not supported yet", details="leave it out")
 
 
 def _refuse_missing_ways(options: BridgeConfig, network: Network, wanted: EndpointOptions) -> None:
@@ -477,7 +489,8 @@ def _policy(network: Network) -> "Policy":
     options = _options(network)
     return Policy(
         network=network.name,
-        bridge=options.bridge,
+        bridge=_carrier_name(options),
+        below=options.bridge if _carrier_name(options) != options.bridge else "",
         masquerade=options.ip_masq,
         sources=tuple(each for each in (options.host_ipv4, options.host_ipv6) if each),
         isolated=options.ip_masq if options.isolation is None else options.isolation,
@@ -487,6 +500,24 @@ def _policy(network: Network) -> "Policy":
 
 def _kind(of: Link) -> str:
     return f"of kind {of.kind}" if of.kind else "a device of its own"
+
+
+def _has_vlans(options: BridgeConfig) -> bool:
+    return bool(options.vlan or options.vlan_trunk)
+
+
+def _vlans(host: Socket, options: BridgeConfig) -> "PortVlans":
+    """The VLANs of the network's ports, which others neither load nor ask the kernel about."""
+    from cnm_core.drivers.bridge_vlans import PortVlans
+
+    return PortVlans(host, options, _carrier_name(options))
+
+
+def _carrier_name(options: BridgeConfig) -> str:
+    """The link for gateway addresses: the bridge, which is in VLAN 1, or one on top of it."""
+    if _is_gateway(options) and options.vlan > 1:
+        return f"{options.bridge}.{options.vlan}"
+    return options.bridge
 
 
 def _is_gateway(options: BridgeConfig) -> bool:
@@ -544,38 +575,18 @@ def _random_mac() -> bytes:
     return bytes([first & 0xFC | 0x02, *rest])
 
 
-def _conflicts(present: address.LinkAddress, wanted: Address) -> bool:
-    """Whether a bridge address stands in the way, by the Go plugin's rule.
-
-    That is any other IPv4 address, and an IPv6 address of an overlapping subnet.
-    """
-    if present.address.version != wanted.version or present.scope == address.RT_SCOPE_LINK:
-        return False
-    if wanted.version == 4:
-        return True
-    return present.address.ip in wanted or wanted.ip in present.address
-
-
-_FORWARDING = {
-    4: ("net", "ipv4", "ip_forward"),
-    6: ("net", "ipv6", "conf", "all", "forwarding"),
-}
-
-
-def _forwards(version: int) -> bool:
-    return sysctl.get(*_FORWARDING[version]) == "1"
-
-
-def _enable_forwarding(version: int) -> None:
-    if not _forwards(version):
-        sysctl.set_to("1", *_FORWARDING[version])
-
-
 def _on(value: bool) -> str:
     return "on" if value else "off"
 
 
 def _host_end(attachment: Attachment, options: BridgeConfig) -> str:
-    """The host end's name in a previous result: a link of the host that is not the bridge."""
+    """The host end's name in a previous result: a link of the host that others do not share."""
+    shared = (options.bridge, _carrier_name(options))
     names = [each.name for each in attachment.interfaces if not each.sandbox]
-    return next((name for name in names if name.partition(".")[0] != options.bridge), "")
+    return next((name for name in names if name not in shared), "")
+
+
+def _mtu_of(attachment: Attachment, name: str) -> int:
+    """The MTU of a link of the host in a previous result; 0 before spec 1.1.0, which has it."""
+    links = [each for each in attachment.interfaces if each.name == name and not each.sandbox]
+    return links[0].mtu or 0 if links else 0

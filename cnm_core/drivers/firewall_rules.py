@@ -35,8 +35,10 @@ if TYPE_CHECKING:
 class Policy(Record):
     """What a network wants of the firewall.
 
-    `sources` are the addresses, one of a version at most, that masqueraded traffic gets;
-    of the other version it gets that of the link it leaves by.
+    `bridge` is the link by which the network is routed. Where that is a VLAN's, on top of the
+    bridge `below`, br_netfilter names the latter for what stays on it. `sources` are the
+    addresses, one of a version at most, that masqueraded traffic gets; of the other version it
+    gets that of the link it leaves by.
     """
 
     network: str
@@ -45,6 +47,7 @@ class Policy(Record):
     sources: tuple[bytes, ...]
     isolated: bool
     internal: bool
+    below: str = ""
 
     @property
     def words(self) -> str:
@@ -220,8 +223,12 @@ def _forward(policy: Policy, other_side: str, *, closed: bool) -> "Rules":
     """Nothing but what stays on the bridge, where that direction is closed."""
     if not closed:
         return []
-    inside = [nft.meta(other_side), nft.cmp(nft.ifname(policy.bridge)), nft.verdict("return")]
-    return [inside, [nft.verdict("drop")]]
+    inside = [[nft.meta(other_side), nft.cmp(nft.ifname(policy.bridge)), nft.verdict("return")]]
+    if policy.below:
+        below = nft.cmp(nft.ifname(policy.below))
+        both = [nft.meta("iifname"), below, nft.meta("oifname"), below, nft.verdict("return")]
+        inside.append(both)
+    return [*inside, [nft.verdict("drop")]]
 
 
 def _nat(family: str, policy: Policy) -> "Rules":
@@ -232,6 +239,9 @@ def _nat(family: str, policy: Policy) -> "Rules":
         [*inside, *_is_published(), nft.masquerade()],
         [*inside, nft.verdict("return")],
     ]
+    if policy.below:
+        below = nft.cmp(nft.ifname(policy.below))
+        rules.append([nft.meta("oifname"), below, nft.verdict("return")])
     if policy.masquerade:
         rules.append([*_in_subnet(f"{family} daddr", _MULTICAST[family]), nft.verdict("return")])
         sources = [each for each in policy.sources if family_of(each) == family]

@@ -1,7 +1,7 @@
 """What every configuration model shares, and the words for what is wrong with one."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 from pydantic import (
@@ -34,6 +34,18 @@ def _whole(low: int, high: int) -> tuple[Any, ...]:
     return Ge(low), Le(high), BeforeValidator(check)
 
 
+def _word_or_whole(word: str, low: int, high: int) -> BeforeValidator:
+    """A word or a whole number, refused in one sentence like that."""
+
+    def check(value: Any) -> Any:
+        if value == word or (type(value) is int and low <= value <= high):
+            return value
+        expected = f'"{word}" or a whole number from {low} to {high}'
+        raise ValueError(f"must be {expected}, got {json.shorten(value)}")
+
+    return BeforeValidator(check)
+
+
 Name = Annotated[str, _meaning(formats.name)]
 InterfaceName = Annotated[str, _meaning(formats.interface_name)]
 Ip = Annotated[str, _meaning(formats.ip)]
@@ -45,6 +57,9 @@ Allocation = Annotated[str, _meaning(formats.allocation)]
 Mac = Annotated[str, _meaning(formats.mac)]
 Directory = Annotated[str, _meaning(formats.directory)]
 Mtu = Annotated[int, *_whole(0, 65535)]
+MtuOrAuto = Annotated[Mtu | Literal["auto"], _word_or_whole("auto", 0, 65535)]
+Vid = Annotated[int, *_whole(0, 4094)]
+TrunkVid = Annotated[int, *_whole(1, 4094)]
 Uint32 = Annotated[int, *_whole(0, 2**32 - 1)]
 Port = Annotated[int, *_whole(1, 65535)]
 Protocol = Annotated[str, _meaning(formats.protocol)]

@@ -2,7 +2,15 @@
 
 from pydantic import Field
 
-from cnm_core.schema.base import ConfigModel, InterfaceName, Ip, Mtu
+from cnm_core.schema.base import ConfigModel, InterfaceName, Ip, MtuOrAuto, TrunkVid, Vid
+
+
+class VlanTrunk(ConfigModel):
+    """One VLAN, or those of a range, or both."""
+
+    id: TrunkVid | None = Field(None, description="a VLAN")
+    minID: TrunkVid | None = Field(None, description="the first VLAN of a range")
+    maxID: TrunkVid | None = Field(None, description="the last VLAN of a range")
 
 
 class BridgeConfig(ConfigModel):
@@ -14,7 +22,13 @@ class BridgeConfig(ConfigModel):
         False, description="isGateway, and a default route through it in the container"
     )
     forceAddress: bool = Field(False, description="replace other addresses of the bridge")
-    mtu: Mtu = Field(0, description="MTU of bridge and veth; 0 for the bridge's own, or 1500")
+    mtu: MtuOrAuto = Field(
+        0,
+        description=(
+            "MTU of bridge and veth; 0 for the bridge's own, or 1500; auto for the smallest "
+            "of the links with default routes, or 1500 without such routes"
+        ),
+    )
     hairpinMode: bool = Field(False, description="let a port send to itself")
     promiscMode: bool = Field(False, description="put the bridge into promiscuous mode")
     portIsolation: bool = Field(False, description="keep the network's containers apart")
@@ -34,5 +48,8 @@ class BridgeConfig(ConfigModel):
     macspoofchk: bool = Field(
         False, description="drop frames from other MAC addresses than the container's"
     )
-    vlan: Mtu = Field(0, description="VLAN of the port; not yet")
-    vlanTrunk: list[dict[str, object]] = Field([], description="VLANs of the port; not yet")
+    vlan: Vid = Field(0, description="the VLAN that the port has untagged; 0 for none")
+    vlanTrunk: list[VlanTrunk] = Field([], description="the VLANs that the port has tagged")
+    preserveDefaultVlan: bool = Field(
+        False, description="leave the port in the bridge's default VLAN, too"
+    )

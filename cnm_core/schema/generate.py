@@ -9,10 +9,10 @@ here, at build time.
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import ModuleType, NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Le
 from pydantic import AfterValidator
@@ -60,15 +60,17 @@ def models_of(module: ModuleType) -> Iterator[type[ConfigModel]]:
 def _kind(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
     """The decoder of a type, and the type of what it returns, both as source."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    low = [each.ge for each in metadata if isinstance(each, Ge)]
-    high = [each.le for each in metadata if isinstance(each, Le)]
     for each in metadata:
         if isinstance(each, AfterValidator):
             return _MEANINGS[each.func]
     if annotation is int:
-        return f"values.integer({low[0]}, {high[0]})", "int"
+        return f"values.integer({_bounds(metadata)})", "int"
     if annotation in _PLAIN:
         return _PLAIN[annotation]
+    if origin in (UnionType, Union) and get_origin(arguments[-1]) is Literal:
+        (word,) = get_args(arguments[-1])
+        bounds = _bounds(arguments[0].__metadata__)
+        return f'values.word_or_integer("{word}", {bounds})', "int | str"
     if origin in (UnionType, Union) and NoneType in arguments:
         (other,) = set(arguments) - {NoneType}
         return _kind(other, metadata)
@@ -85,6 +87,13 @@ def _kind(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
     if isinstance(annotation, type) and issubclass(annotation, ConfigModel):
         return spelled(annotation.__name__), annotation.__name__
     raise TypeError(f"no decoder for {annotation}")
+
+
+def _bounds(metadata: Collection[Any]) -> str:
+    """The least and the greatest value of a whole number, as source."""
+    (low,) = (each.ge for each in metadata if isinstance(each, Ge))
+    (high,) = (each.le for each in metadata if isinstance(each, Le))
+    return f"{low}, {high}"
 
 
 def _default(field: FieldInfo, result: str) -> str:

@@ -2,7 +2,7 @@
 
 import importlib
 from types import ModuleType, NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from annotated_types import Ge, Le
@@ -62,6 +62,10 @@ def _values(
         return _values(annotation.__origin__, [*annotation.__metadata__])
     if NoneType in arguments:
         return _values(arguments[0], metadata)
+    if arguments and get_origin(arguments[-1]) is Literal:
+        numbers, wrong = _values(arguments[0], metadata)
+        (word,) = get_args(arguments[-1])
+        return numbers | st.just(word), wrong | st.sampled_from([word.upper(), word + " "])
     if origin is list:
         return st.lists(of_type(arguments[0], []), max_size=3), junk
     if origin is dict:

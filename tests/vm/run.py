@@ -130,8 +130,9 @@ def pytest(arguments: Sequence[str]) -> list[str]:
     }
     variables = [f"{name}={value}" for name, value in environment.items()]
     color = f"--color={'yes' if sys.stdout.isatty() else 'no'}"
-    command = [f"{ROOT}/.venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", color, TESTS]
-    return ["env", "-i", "-C", str(ROOT), *variables, *command, *arguments]
+    command = [f"{ROOT}/.venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", color]
+    tests = () if any(word.startswith(TESTS) for word in arguments) else (TESTS,)
+    return ["env", "-i", "-C", str(ROOT), *variables, *command, *tests, *arguments]
 
 
 # --- the kernel

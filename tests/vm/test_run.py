@@ -48,6 +48,15 @@ def test_arguments(guest: Guest, capfd: pytest.CaptureFixture[str]) -> None:
     assert words[words.index(vm.TESTS) :] == [vm.TESTS, "-k", "a b or c'd", "-x", ""]
 
 
+def test_some_tests(guest: Guest, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where tests of the guest are named, no others run."""
+    guest("cat command; echo 0 > status")
+    assert vm.main(["-x", f"{vm.TESTS}/test_kernel.py"]) == 0
+    words = capfd.readouterr().out.split("\0")
+    assert words[-3:] == ["-x", f"{vm.TESTS}/test_kernel.py", ""]
+    assert vm.TESTS not in words
+
+
 @pytest.mark.parametrize("script", ["echo panic", "echo panic; echo > status"])
 def test_no_result(guest: Guest, capfd: pytest.CaptureFixture[str], script: str) -> None:
     """A guest that ends early is an error with its last words."""

@@ -1,0 +1,94 @@
+"""A network's gateway addresses on a link of the host, and the forwarding behind them."""
+
+from errno import EEXIST
+
+from cnm_core.errors import InvalidNetworkConfig, KernelRefused
+from cnm_core.inet import Address
+from cnm_core.kernel import address, sysctl
+from cnm_core.kernel.address import LinkAddress
+from cnm_core.kernel.link import Link
+from cnm_core.kernel.netlink import Socket
+from cnm_core.model import Drift, Lease
+
+_FORWARDING = {
+    4: ("net", "ipv4", "ip_forward"),
+    6: ("net", "ipv6", "conf", "all", "forwarding"),
+}
+
+
+def ensure(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, force: bool) -> None:
+    """Give the gateways of the leases to a link, and have their IP versions forwarded.
+
+    Raises InvalidNetworkConfig for other addresses in their way; with `force` those go.
+    """
+    present = address.list_of(host, carrier.index)
+    for lease in leases:
+        wanted = _gateway(lease)
+        if wanted is None:
+            continue
+        if all(each.address != wanted for each in present):
+            conflicting = [each for each in present if _conflicts(each, wanted)]
+            _add(host, carrier, wanted, conflicting, force=force)
+        if not _forwards(wanted.version):
+            sysctl.set_to("1", *_FORWARDING[wanted.version])
+
+
+def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...]) -> list[Drift]:
+    """Gateways of the leases that are missing, what is in their way, and forwarding."""
+    what = f"bridge {carrier.name}"
+    found = []
+    have = address.list_of(host, carrier.index)
+    present = [each.address for each in have]
+    for lease in leases:
+        wanted = _gateway(lease)
+        if wanted is None:
+            continue
+        if wanted not in present:
+            has = ", ".join(map(str, present)) or "no address"
+            found.append(Drift(f"gateway of {what}", str(wanted), has))
+        found += [
+            Drift(f"addresses of {what}", f"{wanted} only", str(each.address))
+            for each in have
+            if each.address != wanted and _conflicts(each, wanted)
+        ]
+        if not _forwards(wanted.version):
+            found.append(Drift(f"forwarding of IPv{wanted.version}", "on", "off"))
+    return found
+
+
+def _gateway(lease: Lease) -> Address | None:
+    return None if lease.gateway is None else Address(lease.gateway, lease.address.prefix)
+
+
+def _add(
+    host: Socket, carrier: Link, wanted: Address, conflicting: list[LinkAddress], *, force: bool
+) -> None:
+    for each in conflicting:
+        if not force:
+            raise InvalidNetworkConfig(
+                f'bridge: "{carrier.name}" already has an IP address different from '
+                f"{wanted}: {each.address}",
+                details="use another bridge for this network, or forceAddress: true",
+            )
+        host.request(address.delete(carrier.index, each.address))
+    try:
+        host.request(address.add(carrier.index, wanted))
+    except KernelRefused as error:
+        if error.errno != EEXIST:  # another network of the same bridge was faster
+            raise
+
+
+def _conflicts(present: LinkAddress, wanted: Address) -> bool:
+    """Whether an address stands in the way, by the Go plugin's rule.
+
+    That is any other IPv4 address, and an IPv6 address of an overlapping subnet.
+    """
+    if present.address.version != wanted.version or present.scope == address.RT_SCOPE_LINK:
+        return False
+    if wanted.version == 4:
+        return True
+    return present.address.ip in wanted or wanted.ip in present.address
+
+
+def _forwards(version: int) -> bool:
+    return sysctl.get(*_FORWARDING[version]) == "1"
