@@ -351,10 +351,10 @@ class Bridge:
     def _delete_gateway(self, network: Network, bridge: Link) -> None:
         """Delete the VLAN's link on somebody else's bridge, if this network made it."""
         options = _options(network)
-        gateway = link.find(self._host, _carrier_name(options))
-        if gateway is not None and gateway.alias == _alias(network.name):
+        carrier = link.find(self._host, _carrier_name(options))
+        if carrier is not None and carrier.alias == _alias(network.name):
             self._host.request(_vlans(self._host, options).leave_gateway(bridge))
-            link.delete_if_present(self._host, gateway.name)
+            link.delete_if_present(self._host, carrier.name)
 
     def _mtu(self, options: BridgeConfig) -> int:
         """The MTU that is asked for, 0 where none is."""
@@ -399,8 +399,10 @@ class Bridge:
         carrier = self._bridge if name == options.bridge else link.find(self._host, name)
         if carrier is None:
             return [Drift(f"gateway link {name}", "a VLAN link", "no such link")]
-        found = [] if carrier.up else [Drift(f"gateway link {name}", "up", "down")]
-        return found + gateway.drift(self._host, carrier, leases)
+        found = gateway.drift(self._host, carrier, leases)
+        if carrier is not self._bridge and not carrier.up:
+            found.append(Drift(f"gateway link {name}", "up", "down"))
+        return found
 
     def _port_drift(
         self, options: BridgeConfig, name: str, *, mtu: int, hairpin: bool

@@ -17,6 +17,7 @@ TakeSnapshot = Callable[..., Snapshot]
 
 BRIDGE = "blue0"
 MACS = [f"02:42:00:00:00:0{number}" for number in (1, 2, 3)]
+NET_ADDR_SET = "3"  # include/uapi/linux/netdevice.h
 FORWARDING = {4: ("ipv4", "ip_forward"), 6: ("ipv6", "conf", "all", "forwarding")}
 
 
@@ -140,6 +141,21 @@ def test_mac_of_the_bridge_stays(endpoint: MakeEndpoint, layer2: Config) -> None
     for each in (first, *others):
         each.delete(layer2)
         assert HOST.link(BRIDGE)["address"] == mac
+
+
+def test_macs_are_set(endpoint: MakeEndpoint, config: Config) -> None:
+    """Every link has the address that it was made with, so that systemd-udev leaves it alone."""
+    eth0 = endpoint()
+    eth0.add(config)
+    assigned = "/sys/class/net/{}/addr_assign_type"
+    sandbox = ["ip", "netns", "exec", eth0.netns.name, "cat", assigned.format("eth0")]
+    assert run(*sandbox).strip() == NET_ADDR_SET
+    run("mount", "-t", "sysfs", "sysfs", "/sys")  # of the test's network namespace
+    try:
+        for name in (BRIDGE, *HOST.ports(BRIDGE)):
+            assert Path(assigned.format(name)).read_text().strip() == NET_ADDR_SET
+    finally:
+        run("umount", "/sys")
 
 
 def test_networks_on_one_bridge(endpoint: MakeEndpoint, config: Config) -> None:
