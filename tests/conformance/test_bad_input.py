@@ -120,12 +120,11 @@ WRONG_VALUES: list[tuple[str, Any]] = [
     ("mtu", "Auto"),
     ("vlan", -1),
     ("vlan", 4095),
-    ("vlanTrunk", [{}]),
     ("vlanTrunk", [{"id": 0}]),
     ("vlanTrunk", [{"id": 4095}]),
-    ("vlanTrunk", [{"id": 5}, {"minID": 5}]),
+    ("vlanTrunk", [{"minID": 5}]),
     ("vlanTrunk", [{"maxID": 5}]),
-    ("vlanTrunk", [{"minID": 0, "maxID": 5}]),
+    ("vlanTrunk", [{"maxID": 5, "minID": 0}]),
     ("vlanTrunk", [{"minID": 5, "maxID": 4095}]),
     ("vlanTrunk", [{"minID": 6, "maxID": 5}]),
     ("ipam.subnet", "10.2.0.0"),
@@ -181,6 +180,7 @@ WRONG_VALUES: list[tuple[str, Any]] = [
     ("stateDir", "relative/path"),
 ]
 MISSING = [
+    ("vlanTrunk", [{}]),
     ("ipam.ranges", []),
     ("ipam.ranges", [[]]),
     ("ipam.ranges", [[{}]]),
