@@ -1,11 +1,12 @@
 """What every executable does around its verbs: read the call, answer, and leave at once."""
 
+from errno import EMFILE, ENFILE
 from posix import _exit, environ, write
 
 from cnm_core import __version__, json
 from cnm_core.cni import invocation
 from cnm_core.cni.invocation import VERSIONS, Invocation
-from cnm_core.errors import Error
+from cnm_core.errors import Error, KernelRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,7 +93,13 @@ def _error_object(error: Error, text: bytes) -> dict[str, object]:
 
 
 def _unforeseen(error: BaseException) -> Error:
-    """A defect of ours as an error object that says where it happened."""
+    """A defect of ours as an error object that says where it happened, unless it is none."""
+    if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
+        return KernelRefused(
+            error.errno,
+            f"cannot open another file or socket: {error.strerror}",
+            details="raise the runtime's limit of open files (ulimit -n), or fs.file-max",
+        )
     trace, place = error.__traceback__, ""
     while trace is not None:
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

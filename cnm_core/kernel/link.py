@@ -230,9 +230,14 @@ def delete_if_present(socket: Socket, name: str) -> bool:
     found = find(socket, name)
     if found is None:
         return False
-    listener = Socket(groups=RTMGRP_LINK)
-    answer, sink = pipe2(O_CLOEXEC)
-    if fork() == 0:
+    try:
+        listener = Socket(groups=RTMGRP_LINK)
+        answer, sink = pipe2(O_CLOEXEC)
+        child = fork()
+    except OSError:  # neither descriptors nor a process to be had: wait ourselves
+        _delete_and_wait(socket, found)
+        return True
+    if child == 0:
         _delete_and_exit(found, sink)
     close(sink)
     failure = _await_deletion(listener, answer, found.index)
@@ -243,19 +248,27 @@ def delete_if_present(socket: Socket, name: str) -> bool:
     return True
 
 
+def _delete_and_wait(socket: Socket, found: Link) -> None:
+    """Delete a link; ENODEV means that somebody else was faster."""
+    try:
+        socket.request(delete(found.index, found.name))
+    except KernelRefused as error:
+        if error.errno != ENODEV:
+            raise
+
+
 def _delete_and_exit(found: Link, sink: int) -> "NoReturn":
     """Delete a link in a child process, and write to `sink` what came of it.
 
     The child lets go of stdin, stdout and stderr, or a runtime that reads to their end
-    would wait for it after all. ENODEV means that somebody else was faster.
+    would wait for it after all.
     """
     outcome = _GONE
     try:
         closerange(0, 3)
-        Socket().request(delete(found.index, found.name))
+        _delete_and_wait(Socket(), found)
     except KernelRefused as error:
-        if error.errno != ENODEV:
-            outcome = error.msg
+        outcome = error.msg
     except BaseException as error:
         outcome = f'cannot delete link "{found.name}": {error}'
     finally:

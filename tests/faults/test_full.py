@@ -1,5 +1,6 @@
 """No room, no permission, no descriptors: a clear error, nothing half done, and then it works."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -124,3 +125,72 @@ def _forget_files() -> None:
 def _is_of_a_file(point: strace.Point) -> bool:
     """Not of a socket, of a setting or of the answer."""
     return not any(each in point.arguments for each in ("<socket:", "</proc/", "<pipe:"))
+
+
+def test_read_only_while_in_use(
+    endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual: Config, tmp_path: Path
+) -> None:
+    """ADD and DEL fail with error 101, CHECK goes on; once writable again, DEL works."""
+    with tmpfs(tmp_path / "state") as directory:
+        config = published(_moved(dual, directory), 8080)
+        eth0, other = endpoint(), endpoint()
+        other.add(config)
+        other.delete(config)
+        before = _seen(snapshot, other, eth0, directory)
+        result = eth0.add(config)
+        _remount(directory, "ro")
+        for command, each in (("ADD", other), ("DEL", eth0)):
+            error = each.call(command, config).error(STATE_FAILURE)
+            assert str(directory) in error["msg"] and "Read-only" in error["msg"]
+            assert "remount" in error["details"]
+        assert other.netns.links().keys() == {"lo"}
+        _remount(directory, "rw")
+        eth0.delete(config, result)
+        assert _seen(snapshot, other, eth0, directory) == before
+
+
+@pytest.mark.parametrize("command", ["ADD", "DEL"])
+def test_few_descriptors(
+    endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual: Config, command: str
+) -> None:
+    """With too few descriptors a call says so; DEL takes what it may have left."""
+    config = published(dual, 8080)
+    eth0 = endpoint()
+    eth0.add(config)
+    eth0.delete(config)
+    before = snapshot(eth0.netns)
+    codes = []
+    for limit in range(3, 14):
+        if command == "DEL":
+            eth0.add(config)
+        outcome = _with_descriptors(limit, eth0, command, config)
+        codes.append(outcome.code)
+        if outcome.code:
+            assert "Too many open files" in outcome.error()["msg"], limit
+            assert outcome.json["code"] != 999, outcome
+        eth0.delete(config)
+        assert snapshot(eth0.netns) == before, limit
+    assert codes == sorted(codes, reverse=True) and codes[-1] == 0 and codes[0] != 0
+
+
+def _with_descriptors(limit: int, endpoint: Endpoint, command: str, config: Config) -> Outcome:
+    done = subprocess.run(
+        ["prlimit", f"--nofile={limit}:{limit}", endpoint.binary],
+        input=cni.encoded(config),
+        capture_output=True,
+        env=cni.environment(command, **endpoint.variables),
+        timeout=cni.PATIENCE,
+        check=False,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def test_no_more_processes(endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual: Config) -> None:
+    """DEL waits for the kernel itself where it can have no child that does."""
+    eth0 = endpoint()
+    eth0.add(dual)
+    eth0.delete(dual)
+    before = snapshot(eth0.netns)
+    eth0.add(dual)
+    strace.failing(eth0, "DEL", dual, strace.Point("clone", 1, ""), "EAGAIN").silent()
+    assert snapshot(eth0.netns) == before
