@@ -112,7 +112,7 @@ class NetworkController:
                 network=network.name,
                 key=key,
                 sandbox=sandbox,
-                mac=options.mac,
+                mac=options.mac or addressing.mac,
                 ports=options.ports,
                 pool=network.pool,
                 addressing=addressing,

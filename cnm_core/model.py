@@ -42,11 +42,15 @@ class Lease(Record):
 
 
 class Addressing(Record):
-    """All that an IPAM driver gave for an endpoint."""
+    """All that an IPAM driver gave for an endpoint.
+
+    `mac` is the MAC address that the driver was told, which the endpoint then must have.
+    """
 
     leases: tuple[Lease, ...] = ()
     routes: tuple[Route, ...] = ()
     dns: Dns = Dns()
+    mac: bytes | None = None
 
 
 class Interface(Record):

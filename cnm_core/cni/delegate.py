@@ -106,12 +106,26 @@ def find_plugin(name: str, path: tuple[str, ...]) -> str:
     Raises InvalidNetworkConfig for a name with a slash or one that is not found,
     InvalidEnvironment where CNI_PATH is empty.
     """
-    if "/" in name or "\0" in name or name in (".", ".."):
+    if not _is_file_name(name):
         raise InvalidNetworkConfig(f'ipam.type: invalid plugin name "{name}"')
     if not path:
         raise InvalidEnvironment(
             "required env variables [CNI_PATH] missing", details=f'to find IPAM plugin "{name}"'
         )
+    found = _find(name, path)
+    if found is None:
+        raise InvalidNetworkConfig(
+            f'ipam.type: failed to find plugin "{name}" in path {json.dumps(path)}'
+        )
+    return found
+
+
+def is_plugin(name: str, path: tuple[str, ...]) -> bool:
+    """Whether `find_plugin` would find it."""
+    return _is_file_name(name) and _find(name, path) is not None
+
+
+def _find(name: str, path: tuple[str, ...]) -> str | None:
     for directory in path:
         candidate = f"{directory}/{name}"
         try:
@@ -119,9 +133,11 @@ def find_plugin(name: str, path: tuple[str, ...]) -> str:
                 return candidate
         except OSError:
             continue
-    raise InvalidNetworkConfig(
-        f'ipam.type: failed to find plugin "{name}" in path {json.dumps(path)}'
-    )
+    return None
+
+
+def _is_file_name(name: str) -> bool:
+    return "/" not in name and "\0" not in name and name not in (".", "..")
 
 
 def run(path: str, environment: dict[str, str], text: bytes) -> tuple[int, bytes]:

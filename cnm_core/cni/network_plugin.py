@@ -3,10 +3,9 @@
 from cnm_core.cni import pools, result
 from cnm_core.cni.invocation import Invocation, say, valid_attachments
 from cnm_core.cni.ports import published_ports
-from cnm_core.config import formats
 from cnm_core.config.network import NetworkConfig, network_config
 from cnm_core.controller import NetworkController
-from cnm_core.errors import Error, InvalidEnvironment, InvalidNetworkConfig
+from cnm_core.errors import Error, InvalidNetworkConfig
 from cnm_core.inet import format_ip
 from cnm_core.kernel.netns import find_netns, open_netns, own_inode
 from cnm_core.model import Attachment, Dns, EndpointOptions, Network
@@ -39,7 +38,7 @@ class NetworkPlugin:
     def add(self, call: Invocation) -> dict[str, object]:
         """ADD: an endpoint on the network for the sandbox, and its result."""
         config, network, ipam = self._read(call)
-        options = EndpointOptions(_mac(call, config), published_ports(call.config))
+        options = EndpointOptions(pools.requested_mac(call, config), published_ports(call.config))
         netns = open_netns(call.netns)
         call.refuse_namespace(netns.inode, own_inode())
         controller = self._controller(config)
@@ -94,17 +93,6 @@ class NetworkPlugin:
 
     def _controller(self, config: NetworkConfig) -> NetworkController:
         return NetworkController(self._driver(), EndpointStore(config.state_dir))
-
-
-def _mac(call: Invocation, config: NetworkConfig) -> bytes | None:
-    """The MAC address asked for: by runtimeConfig, else by args.cni, else by CNI_ARGS."""
-    mac = config.runtime_config.mac or config.args.cni.mac
-    if mac is None and call.args.get("MAC"):
-        try:
-            return formats.mac(call.args["MAC"])
-        except ValueError as error:
-            raise InvalidEnvironment(f"CNI_ARGS: MAC {error}") from None
-    return mac
 
 
 def _lenient(call: Invocation) -> NetworkConfig:

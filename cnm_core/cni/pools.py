@@ -3,7 +3,7 @@
 from cnm_core.cni.invocation import Invocation, say
 from cnm_core.config import formats, values
 from cnm_core.config.host_local import HostLocalConfig, host_local_config
-from cnm_core.config.network import NetworkConfig
+from cnm_core.config.network import NetworkConfig, network_config
 from cnm_core.errors import InvalidEnvironment, InvalidNetworkConfig
 from cnm_core.ipam import ENVIRONMENT, NoIpam, Request
 from cnm_core.ipam.host_local import HostLocal
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cnm_core.config.host_local import RangeConfig
+    from cnm_core.config.remote import RemoteConfig
     from cnm_core.ipam import IpamDriver
 
 # The names under which the config may ask for a driver that is in this process.
 HOST_LOCAL = ("host-local", "host-local-ipam")
 STATIC = "static"
+REMOTE = "remote"
 
 
 def driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
@@ -31,6 +33,9 @@ def driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
         return HostLocal(call.network, options, *_requests(call))
     if kind == STATIC:
         return _static(call, ipam)
+    if _is_remote(call, kind, ipam):
+        mac = requested_mac(call, network_config(call.config))
+        return _remote(call, _remote_options(kind, ipam), _requests(call)[0], mac)
     return _keeping(call, kind)
 
 
@@ -42,15 +47,21 @@ def driver_of(call: Invocation, endpoint: Endpoint | None, config: NetworkConfig
         same = config.ipam.get("type") in HOST_LOCAL
         options = _lenient_options(config.ipam) if same else HostLocalConfig()
         return HostLocal(call.network, options.replace(data_dir=endpoint.pool.data_dir))
+    if endpoint.pool.driver == REMOTE:
+        recorded = _lenient_remote(REMOTE, config.ipam).replace(data_dir=endpoint.pool.data_dir)
+        return _remote(call, recorded)
     return _keeping(call, endpoint.pool.driver)
 
 
 def releasing_driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
     """A driver that can take addresses back, from an object that may be invalid by now."""
     kind = ipam.get("type")
-    if kind not in HOST_LOCAL:
-        return _keeping(call, kind if type(kind) is str else "")
-    return HostLocal(call.network, _lenient_options(ipam))
+    if kind in HOST_LOCAL:
+        return HostLocal(call.network, _lenient_options(ipam))
+    kind = kind if type(kind) is str else ""
+    if _is_remote(call, kind, ipam):
+        return _remote(call, _lenient_remote(kind, ipam))
+    return _keeping(call, kind)
 
 
 def gc_grace_seconds(ipam: dict[str, object]) -> int:
@@ -92,6 +103,53 @@ def _static(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
     return Static(static_config(ipam, "ipam"), requests, gateways)
 
 
+def _is_remote(call: Invocation, kind: str, ipam: dict[str, object]) -> bool:
+    """Whether `ipam.type` means an IPAM driver of Docker's: by itself, or as a plugin's name.
+
+    A plugin of that name in CNI_PATH comes first; a driver that gave something to the
+    network is meant even while it is away.
+    """
+    if kind in (REMOTE, STATIC, ""):
+        return kind == REMOTE
+    from cnm_core.cni.delegate import is_plugin
+
+    if is_plugin(kind, call.path) or not _is_name(kind):
+        return False
+    from cnm_core.ipam.docker_plugin import find
+    from cnm_core.store.remote import RemoteStore
+
+    directory = _lenient_remote(kind, ipam).data_dir
+    return find(kind) is not None or RemoteStore(directory, call.network).exists()
+
+
+def _remote(
+    call: Invocation,
+    options: "RemoteConfig",
+    requests: tuple[Request, ...] = (),
+    mac: bytes | None = None,
+) -> "IpamDriver":
+    from cnm_core.ipam.remote import Remote
+
+    return Remote(call.network, options, say, requests, mac)
+
+
+def _remote_options(kind: str, ipam: dict[str, object]) -> "RemoteConfig":
+    from cnm_core.config.remote import remote_config
+
+    return remote_config(ipam if kind == REMOTE else {**ipam, "driver": kind}, "ipam")
+
+
+def _lenient_remote(kind: str, ipam: dict[str, object]) -> "RemoteConfig":
+    """What giving addresses back needs of an object that may be invalid by now."""
+    from cnm_core.config.remote import RemoteConfig
+
+    try:
+        return _remote_options(kind, ipam)
+    except InvalidNetworkConfig as error:
+        say(error.msg)
+    return RemoteConfig(data_dir=directory_or(ipam.get("dataDir"), RemoteConfig().data_dir))
+
+
 def _requests(
     call: Invocation,
 ) -> "tuple[tuple[Request, ...], tuple[tuple[RangeConfig, ...], ...]]":
@@ -123,6 +181,24 @@ def _arguments(call: Invocation, key: str, meaning: "Callable[[str], object]") -
         except ValueError as error:
             raise InvalidEnvironment(f"CNI_ARGS: {key} {error}") from None
     return found
+
+
+def requested_mac(call: Invocation, config: NetworkConfig) -> bytes | None:
+    """The MAC address asked for: by runtimeConfig, else by args.cni, else by CNI_ARGS."""
+    mac = config.runtime_config.mac or config.args.cni.mac
+    if mac is None and call.args.get("MAC"):
+        try:
+            return formats.mac(call.args["MAC"])
+        except ValueError as error:
+            raise InvalidEnvironment(f"CNI_ARGS: MAC {error}") from None
+    return mac
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return formats.name(text) == text
+    except ValueError:
+        return False
 
 
 def _keeping(call: Invocation, kind: str) -> "IpamDriver":

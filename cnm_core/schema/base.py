@@ -66,6 +66,7 @@ Protocol = Annotated[str, _meaning(formats.protocol)]
 Bit = Annotated[int, *_whole(0, 31)]
 Uint8 = Annotated[int, *_whole(0, 255)]
 Seconds = Annotated[int, *_whole(0, 365 * 86400)]
+Timeout = Annotated[int, *_whole(1, 600)]
 
 
 class ConfigModel(BaseModel):

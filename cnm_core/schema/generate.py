@@ -19,7 +19,7 @@ from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
 from cnm_core.config import formats
-from cnm_core.schema import bridge, host_local, network, ports, requests, static
+from cnm_core.schema import bridge, host_local, network, ports, remote, requests, static
 from cnm_core.schema.base import ConfigModel
 
 MODULES: tuple[ModuleType, ...] = (
@@ -27,6 +27,7 @@ MODULES: tuple[ModuleType, ...] = (
     bridge,
     host_local,
     static,
+    remote,
     requests,
     ports,
 )

@@ -35,7 +35,7 @@ INSTEAD_OF_OUR_RUNTIME = {"ctypes"}
 LAYERS = (
     {"errors", "json", "record"},
     {"inet"},
-    {"config", "model"},
+    {"config", "http", "model"},
     {"kernel", "store"},
     {"drivers", "ipam"},
     {"controller"},
