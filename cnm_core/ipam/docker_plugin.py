@@ -97,7 +97,7 @@ class Plugin:
                 raise self.nonsense(method, f"what is no JSON: {error}", text) from None
             document = text
         words = _words(document)
-        if answer.status != 200 or words:
+        if answer.status != 200 or (type(document) is dict and words):
             raise Refused(f"{self} refused {method}: {words or answer.reason}")
         if type(document) is not dict:
             raise self.nonsense(method, "no object", text)

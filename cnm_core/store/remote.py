@@ -359,5 +359,6 @@ def _decoded(path: str, content: str, decode: "Callable[[dict[str, Any]], T]") -
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StateFailure(
             f'record "{path}" is damaged: {error}',
-            details="remove it; what the driver gave is then the driver's alone to free",
+            details=f'remove "{path.rpartition("/")[0]}"; what the network still has of its '
+            "driver must then be freed there",
         ) from None

@@ -343,7 +343,7 @@ GARBAGE = [
     ({"answer": {"Address": "10.91.0.7/24"}}, "outside of pool 10.90.0.0/24"),
     ({"answer": {"Address": "fd00::7/64"}}, "outside of pool 10.90.0.0/24"),
     ({"answer": {"Address": "10.90.0.0/24"}}, "means all of pool"),
-    ({"answer": {"Address": "10.90.0.255/24"}}, "broadcast address"),
+    ({"answer": {"Address": "10.90.0.255/24"}}, "broadcast address of pool"),
     ({"answer": {"Address": "10.90.0.7/16"}}, "larger than pool"),
     ({"answer": {"Address": "10.90.0.1/24"}}, 'is held by "gateway"'),
     ({"body": '{"Address": "' + "x" * (2 << 20) + '"}'}, "more than 1048576 bytes"),
@@ -375,7 +375,7 @@ def test_wrong_answer(
     assert "eth0" not in eth1.netns.links()
     eth0.check(config, result).silent()
     driver.break_()
-    assert cni.addresses(eth1.add(config)) == ["10.90.0.3"]
+    assert cni.addresses(eth1.add(config)) in (["10.90.0.3"], ["10.90.0.4"])
 
 
 @pytest.mark.parametrize(
