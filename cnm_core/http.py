@@ -5,7 +5,7 @@ whole exchange, connections that are kept open where the server agrees. ``http.c
 would cost a plugin process 40 ms. Only what speaks to somebody imports this module.
 """
 
-from _socket import AF_INET, AF_INET6, AF_UNIX, MSG_PEEK, SOCK_CLOEXEC, SOCK_STREAM
+from _socket import AF_INET, AF_INET6, AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
 from _socket import socket as open_socket
 from errno import EACCES, ECONNREFUSED, ENOENT
 from posix import O_CLOEXEC, O_RDONLY, close, read
@@ -141,8 +141,6 @@ class Connection:
         return "chunked" in fields.get("transfer-encoding", "") or "content-length" in fields
 
     def _send(self, data: bytes) -> None:
-        if self._socket is not None and _is_closed(self._socket):
-            self.close()
         if self._socket is None:
             self._socket = self._connect()
         self._socket.settimeout(self._left())
@@ -320,22 +318,10 @@ def _refusal(error: OSError) -> str:
     return f"cannot be reached: {error.strerror or error}"
 
 
-def _is_closed(socket: open_socket) -> bool:
-    """Whether a connection that was left open has been closed by the other side."""
-    socket.settimeout(0)
-    try:
-        socket.recv(1, MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True  # closed, or with bytes that nobody asked for
-
-
 def _host_and_port(text: str) -> tuple[str, str]:
     if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        return host, rest.removeprefix(":")
+        host, bracket, rest = text[1:].partition("]")
+        return host if bracket else "", rest.removeprefix(":")
     host, _, port = text.partition(":")
     return host, port
 
@@ -355,8 +341,4 @@ def _is_status(text: str) -> bool:
 def _shown(data: bytes) -> str:
     """Bytes of a stranger for a message."""
     text = data[:60].decode("utf-8", "replace")
-    return (
-        '"'
-        + "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
-        + '"'
-    )
+    return '"' + "".join(char if char.isprintable() else "\ufffd" for char in text) + '"'

@@ -15,6 +15,7 @@ from tests.iproute import Netns, Snapshot
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 STATE_DIRECTORIES = (Path("/run/cnm"), Path("/var/lib/cni"), Path("/var/lib/cnm"))
 NETNS_DIRECTORY = Path("/run/netns")
+DOCKER_DIRECTORIES = (Path("/run/docker"), Path("/etc/docker"), Path("/usr/lib/docker"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,7 +33,7 @@ def pytest_configure(config: pytest.Config) -> None:
     iproute.checked(iproute.libc.unshare(flags))
     # Or else what is unmounted here would be unmounted on the machine.
     _mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
-    for directory in (NETNS_DIRECTORY, *STATE_DIRECTORIES):
+    for directory in (NETNS_DIRECTORY, *STATE_DIRECTORIES, *DOCKER_DIRECTORIES):
         directory.mkdir(parents=True, exist_ok=True)
         _mount(b"tmpfs", bytes(directory), b"tmpfs", 0)
     iproute.HOST.ip("link", "set", "lo", "up")
@@ -51,6 +52,19 @@ def node() -> Iterator[None]:
     for directory in STATE_DIRECTORIES:
         for entry in directory.iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+@pytest.fixture
+def docker_plugins(node: None) -> Iterator[Path]:
+    """The directory of Docker plugins' sockets, which only this process sees; beside it two
+    of files that name plugins.
+    """
+    directories = [each / "plugins" for each in DOCKER_DIRECTORIES]
+    for directory in directories:
+        directory.mkdir()
+    yield directories[0]
+    for directory in directories:
+        shutil.rmtree(directory)
 
 
 _numbers = itertools.count(1)

@@ -16,14 +16,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
-PLUGINS = Path("/run/docker/plugins")
-SPECS = (Path("/etc/docker/plugins"), Path("/usr/lib/docker/plugins"))
 GATEWAY = "com.docker.network.gateway"
 MAC = "com.docker.network.endpoint.macaddress"
 
@@ -256,6 +253,7 @@ class Driver:
 
     def start(self) -> None:
         """Start it, and wait until it listens."""
+        self.directory.mkdir(exist_ok=True)
         command = [sys.executable, __file__, self.listen, str(self.directory), *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
@@ -322,18 +320,6 @@ class Driver:
             elif call["method"] == "ReleasePool":
                 del pools[call["fields"]["PoolID"]]
         return sorted(pools.values())
-
-
-@contextmanager
-def running(listen: str, directory: Path, *options: str) -> Iterator[Driver]:
-    """A driver's process, for as long as the context lasts."""
-    driver = Driver(listen, directory, options)
-    directory.mkdir(exist_ok=True)
-    try:
-        driver.start()
-        yield driver
-    finally:
-        driver.stop()
 
 
 def main() -> None:

@@ -7,34 +7,25 @@ from pathlib import Path
 
 import pytest
 
-from tests import cni, iproute, remote_ipam
+from tests import cni
 from tests.cni import INVALID_CONFIG, NOT_AVAILABLE, PLUGIN_SPECIFIC, Config, Endpoint
 from tests.iproute import HOST
-from tests.remote_ipam import GATEWAY, Driver
+from tests.remote_ipam import GATEWAY, MAC, Driver
 
 TRY_AGAIN_LATER = 11
 RECORDS = Path("/var/lib/cnm/remote")
+SPECS = (Path("/etc/docker/plugins"), Path("/usr/lib/docker/plugins"))
 MakeEndpoint = Callable[[], Endpoint]
 Run = Callable[..., Driver]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def plugin_directories() -> None:
-    """Docker's directories of plugins, which only this process sees."""
-    for directory in (remote_ipam.PLUGINS, *remote_ipam.SPECS):
-        directory.mkdir(parents=True, exist_ok=True)
-        iproute.run("mount", "-t", "tmpfs", "none", str(directory))
-
-
 @pytest.fixture
-def run(tmp_path: Path, node: None) -> Iterator[Run]:
+def run(tmp_path: Path, docker_plugins: Path) -> Iterator[Run]:
     """Starts drivers; `listen` may be another place than their socket of that name."""
     started: list[Driver] = []
 
     def start(name: str = "custom", *options: str, listen: str = "") -> Driver:
-        place = listen or f"{remote_ipam.PLUGINS}/{name}.sock"
-        driver = Driver(place, tmp_path / name, options)
-        driver.directory.mkdir()
+        driver = Driver(listen or f"{docker_plugins}/{name}.sock", tmp_path / name, options)
         started.append(driver)
         driver.start()
         return driver
@@ -42,9 +33,6 @@ def run(tmp_path: Path, node: None) -> Iterator[Run]:
     yield start
     for each in started:
         each.stop()
-    for directory in (remote_ipam.PLUGINS, *remote_ipam.SPECS):
-        for path in directory.iterdir():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @pytest.fixture
@@ -168,7 +156,7 @@ def test_mac_address_first(run: Run, endpoint: MakeEndpoint) -> None:
     eth0, eth1 = endpoint(), endpoint()
     eth0.add(config)
     eth1.add(config, args="MAC=02:42:0a:01:00:05")
-    told = [fields["Options"].get(remote_ipam.MAC) for fields in driver.called("RequestAddress")]
+    told = [fields["Options"].get(MAC) for fields in driver.called("RequestAddress")]
     assert told[1:] == [eth0.netns.link("eth0")["address"], "02:42:0a:01:00:05"]
     assert eth1.netns.link("eth0")["address"] == "02:42:0a:01:00:05"
 
@@ -230,7 +218,7 @@ def test_another_pool_while_in_use(driver: Driver, endpoint: MakeEndpoint) -> No
 @pytest.mark.parametrize("options", [(), ("--replays",)], ids=["keeps", "replays"])
 def test_over_tcp(run: Run, endpoint: MakeEndpoint, options: tuple[str, ...]) -> None:
     """Found by a .spec file; one that forgets what it gave is told again when it refuses."""
-    (remote_ipam.SPECS[0] / "custom.spec").write_text("tcp://127.0.0.1:7090\n")
+    (SPECS[0] / "custom.spec").write_text("tcp://127.0.0.1:7090\n")
     driver = run("custom", *options, listen="127.0.0.1:7090")
     config = network()
     eth0, eth1 = endpoint(), endpoint()
@@ -251,7 +239,7 @@ def test_over_tcp(run: Run, endpoint: MakeEndpoint, options: tuple[str, ...]) ->
 
 def test_by_json_file(run: Run, endpoint: MakeEndpoint) -> None:
     """Found by a .json file, at an IPv6 address."""
-    (remote_ipam.SPECS[1] / "custom.json").write_text('{"Addr": "http://[::1]:7090"}')
+    (SPECS[1] / "custom.json").write_text('{"Addr": "http://[::1]:7090"}')
     run("custom", listen="[::1]:7090")
     assert cni.addresses(endpoint().add(network())) == ["10.90.0.2"]
 
@@ -268,7 +256,7 @@ def test_bad_file(
     node: None, run: Run, endpoint: MakeEndpoint, content: str, complaint: str
 ) -> None:
     """A file that makes no sense is named."""
-    path = remote_ipam.SPECS[0] / "custom.json"
+    path = SPECS[0] / "custom.json"
     path.write_text(content)
     error = endpoint().call("ADD", network()).error(INVALID_CONFIG)
     assert str(path) in error["msg"] and complaint in error["msg"]
