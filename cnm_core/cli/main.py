@@ -51,7 +51,13 @@ class LazyGroup(click.Group):
         return command
 
 
-@click.command(cls=LazyGroup, places={"network": "cnm_core.cli.network:network"})
+@click.command(
+    cls=LazyGroup,
+    places={
+        "network": "cnm_core.cli.network:network",
+        "schema": "cnm_core.cli.schema:schema",
+    },
+)
 @click.version_option(__version__, prog_name="cnm", message="%(prog)s %(version)s")
 def cnm() -> None:
     """Container networks: made, listed, changed and removed, for any runtime that speaks CNI."""

@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import ErrorDetails
@@ -21,6 +22,11 @@ from cnm_core.config import formats
 def _meaning(check: Callable[[str], Any]) -> AfterValidator:
     """A check of cnm_core.config.formats, which the generated decoders call by its name."""
     return AfterValidator(check)
+
+
+def _shown(title: str, **schema: Any) -> WithJsonSchema:
+    """What documentation calls such a text, and what JSON Schema can say of it."""
+    return WithJsonSchema({"type": "string", "title": title, **schema})
 
 
 def _whole(low: int, high: int) -> tuple[Any, ...]:
@@ -46,23 +52,37 @@ def _word_or_whole(word: str, low: int, high: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Name = Annotated[str, _meaning(formats.name)]
-InterfaceName = Annotated[str, _meaning(formats.interface_name)]
-Ip = Annotated[str, _meaning(formats.ip)]
-Cidr = Annotated[str, _meaning(formats.address)]
-Subnet = Annotated[str, _meaning(formats.subnet)]
-Span = Annotated[str, _meaning(formats.span)]
-Requested = Annotated[str, _meaning(formats.requested)]
-Allocation = Annotated[str, _meaning(formats.allocation)]
-Mac = Annotated[str, _meaning(formats.mac)]
-Directory = Annotated[str, _meaning(formats.directory)]
+_PROTOCOLS = "^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ss][Cc][Tt][Pp])$"
+
+Name = Annotated[
+    str, _meaning(formats.name), _shown("network name", pattern="^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+]
+InterfaceName = Annotated[
+    str, _meaning(formats.interface_name), _shown("interface name", maxLength=15)
+]
+Ip = Annotated[str, _meaning(formats.ip), _shown("IP address")]
+Cidr = Annotated[str, _meaning(formats.address), _shown("address in CIDR notation")]
+Subnet = Annotated[str, _meaning(formats.subnet), _shown("subnet in CIDR notation")]
+Span = Annotated[str, _meaning(formats.span), _shown("address, subnet or FIRST-LAST")]
+Requested = Annotated[
+    str, _meaning(formats.requested), _shown("IP address, with or without prefix length")
+]
+Allocation = Annotated[
+    str,
+    _meaning(formats.allocation),
+    _shown("next-fit or first-fit", enum=["next-fit", "first-fit"]),
+]
+Mac = Annotated[str, _meaning(formats.mac), _shown("MAC address")]
+Directory = Annotated[str, _meaning(formats.directory), _shown("absolute path", pattern="^/")]
 Mtu = Annotated[int, *_whole(0, 65535)]
 MtuOrAuto = Annotated[Mtu | Literal["auto"], _word_or_whole("auto", 0, 65535)]
 Vid = Annotated[int, *_whole(0, 4094)]
 TrunkVid = Annotated[int, *_whole(1, 4094)]
 Uint32 = Annotated[int, *_whole(0, 2**32 - 1)]
 Port = Annotated[int, *_whole(1, 65535)]
-Protocol = Annotated[str, _meaning(formats.protocol)]
+Protocol = Annotated[
+    str, _meaning(formats.protocol), _shown("tcp, udp or sctp", pattern=_PROTOCOLS)
+]
 Bit = Annotated[int, *_whole(0, 31)]
 Uint8 = Annotated[int, *_whole(0, 255)]
 Seconds = Annotated[int, *_whole(0, 365 * 86400)]
@@ -93,7 +113,12 @@ def place_of(location: tuple[int | str, ...]) -> str:
 
 def explain(failure: ValidationError) -> list[str]:
     """Every problem of a configuration, in the words that a plugin has for it."""
-    return [f"{place_of(error['loc'])}: {_problem(error)}" for error in failure.errors()]
+    return [f"{place_of(place)}: {problem}" for place, problem in problems_of(failure)]
+
+
+def problems_of(failure: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:
+    """The same, as the steps to the place of each problem, and the words for it."""
+    return [(error["loc"], _problem(error)) for error in failure.errors()]
 
 
 _EXPECTED = {
