@@ -23,7 +23,13 @@ directory_option = click.option(
 SHORT_ID = 12
 
 
-@click.command(cls=LazyGroup, places={"ls": "cnm_core.cli.network:list_networks"})
+@click.command(
+    cls=LazyGroup,
+    places={
+        "ls": "cnm_core.cli.network:list_networks",
+        "validate": "cnm_core.cli.validate:validate",
+    },
+)
 def network() -> None:
     """Networks: files of /etc/cni/net.d that runtimes take, and what the kernel has for them."""
 

@@ -4,9 +4,9 @@ Validation, documentation and `cnm schema` read it here; the executables themsel
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from cnm_core.schema.base import ConfigModel, Name
 from cnm_core.schema.bridge import BridgeConfig
@@ -27,15 +27,23 @@ class PluginConfig(ConfigModel):
     )
 
 
+def _flag(value: Any) -> Any:
+    """A boolean, which libcni takes as a word too."""
+    return {"true": True, "false": False}.get(value.lower(), value) if type(value) is str else value
+
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
+
+
 class ConflistConfig(ConfigModel):
     """A network: the plugins that make it, in their order (CNI spec 1.1.0, section 1)."""
 
     cniVersion: str = Field("0.1.0", description="version of the specification")
     cniVersions: list[str] = Field([], description="versions to choose the newest known from")
     name: Name = Field(description="name of the network, unique on the host")
-    disableCheck: bool = Field(False, description="have the runtime never call CHECK")
-    disableGC: bool = Field(False, description="have the runtime never call GC")
-    loadOnlyInlinedPlugins: bool = Field(
+    disableCheck: Flag = Field(False, description="have the runtime never call CHECK")
+    disableGC: Flag = Field(False, description="have the runtime never call GC")
+    loadOnlyInlinedPlugins: Flag = Field(
         False, description="take no plugins from the directory of the network's name"
     )
     plugins: list[dict[str, Any]] = Field([], description="the plugins, called in this order")
@@ -49,13 +57,15 @@ class LoopbackConfig(NetworkConfig):
 class Plugin:
     """An executable: the models whose keys stand beside each other, its own last.
 
-    `ipam` is what an IPAM plugin takes inside of `ipam`; None for other plugins. `example`
-    is the `plugins` of a network, where it is one of them or gives the addresses.
+    `ipam` is what an IPAM plugin takes inside of `ipam`; None for other plugins. A `chained`
+    one needs another before it. `example` is the `plugins` of a network, where it is one of
+    them or gives the addresses.
     """
 
     models: tuple[type[ConfigModel], ...]
     example: tuple[dict[str, Any], ...]
     ipam: type[ConfigModel] | None = None
+    chained: bool = False
 
     @property
     def about(self) -> str:
@@ -96,6 +106,7 @@ PLUGINS = {
     ),
     "portmap": Plugin(
         models=(PluginConfig, NetworkConfig, PortsConfig, PortmapConfig),
+        chained=True,
         example=(
             _BRIDGE | {"ipam": _POOL},
             {"type": "portmap", "capabilities": {"portMappings": True}},
