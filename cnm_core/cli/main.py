@@ -56,6 +56,8 @@ class LazyGroup(click.Group):
     places={
         "network": "cnm_core.cli.network:network",
         "schema": "cnm_core.cli.schema:schema",
+        "doctor": "cnm_core.cli.doctor:doctor",
+        "completion": "cnm_core.cli.completion:completion",
     },
 )
 @click.version_option(__version__, prog_name="cnm", message="%(prog)s %(version)s")
