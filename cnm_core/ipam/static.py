@@ -2,7 +2,7 @@
 
 from cnm_core.config.network import DnsConfig
 from cnm_core.config.static import StaticConfig
-from cnm_core.errors import InvalidNetworkConfig
+from cnm_core.errors import InvalidEnvironment, InvalidNetworkConfig
 from cnm_core.inet import Address, format_ip, parse_address
 from cnm_core.ipam import ENVIRONMENT, Request
 from cnm_core.model import Addressing, Dns, Drift, EndpointKey, Lease, Pool, Route
@@ -73,6 +73,12 @@ class Static:
             if not stronger or request.source == stronger[0].source:
                 leases.append(self._with_gateway(Lease(_address_of(request))))
         _refuse_twice(leases)
+        for gateway in self._gateways if leases else ():
+            if not any(gateway in lease.address for lease in leases):
+                raise InvalidEnvironment(
+                    f"CNI_ARGS: GATEWAY {format_ip(gateway)} is in the network of no address",
+                    details=f"the addresses are {', '.join(str(each.address) for each in leases)}",
+                )
         return leases
 
     def _configured(self) -> list[Lease]:
