@@ -53,6 +53,7 @@ class Bridge:
         self._host = Socket()
         self._bridge: Link | None = None
         self._gateway: Link | None = None  # where it is not the bridge
+        self._port_vlans: PortVlans | None = None
         self._rules: Firewall | None = None
         self._check: SpoofCheck | None = None
 
@@ -72,9 +73,9 @@ class Bridge:
                 f'bridge: link "{options.bridge}" exists and is {_kind(self._bridge)}',
                 details="choose another name, or remove that link",
             )
-        if _has_vlans(options):
+        if vlans := self._vlans(options):
             ours = self._bridge is not None and self._bridge.alias.startswith(_alias(""))
-            _vlans(self._host, options).validate(self._bridge, ours=ours)
+            vlans.validate(self._bridge, ours=ours)
 
     def complete(self, network: Network, addressing: Addressing) -> Addressing:
         """Gateways that the pool left out, and the default routes of isDefaultGateway."""
@@ -99,8 +100,8 @@ class Bridge:
         """The bridge, up, with its gateway addresses. Adopts a bridge that is there."""
         options = _options(network)
         bridge = self._bridge or self._create_bridge(network, options)
-        if _has_vlans(options):
-            _vlans(self._host, options).begin(bridge)
+        if vlans := self._vlans(options):
+            vlans.begin(bridge)
         if not bridge.up:
             self._host.request(link.set_up(bridge.index, bridge.name))
         if options.promisc_mode and not bridge.flags & link.IFF_PROMISC:
@@ -246,8 +247,16 @@ class Bridge:
         bridge = link.find(self._host, options.bridge)
         if bridge is not None and bridge.alias == _alias(network.name):
             link.delete_if_present(self._host, bridge.name)  # and what is on top of it
-        elif bridge is not None and _carrier_name(options) != options.bridge:
-            self._delete_gateway(network, bridge)
+        elif bridge is not None and (vlans := self._vlans(options)):
+            vlans.delete_gateway(bridge, _alias(network.name))
+
+    def _vlans(self, options: BridgeConfig) -> "PortVlans | None":
+        """The VLANs of the network's ports; one without any neither loads nor asks for them."""
+        if self._port_vlans is None and (options.vlan or options.vlan_trunk):
+            from cnm_core.drivers.bridge_vlans import PortVlans
+
+            self._port_vlans = PortVlans(self._host, options, _carrier_name(options))
+        return self._port_vlans
 
     def _firewall(self) -> "Firewall":
         """The firewall, which plain networks neither load nor open."""
@@ -317,7 +326,8 @@ class Bridge:
         return SpoofCheck().drift(endpoint.host_link, endpoint.mac)
 
     def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
-        data = _vlans(self._host, options).of_bridge if _has_vlans(options) else b""
+        vlans = self._vlans(options)
+        data = vlans.of_bridge if vlans else b""
         request = link.create_bridge(options.bridge, _random_mac(), self._mtu(options), data)
         return self._create(request, options.bridge, network)
 
@@ -338,23 +348,15 @@ class Bridge:
         """The link for the gateway addresses: the bridge, or one of a VLAN on top of it."""
         options = _options(network)
         name = _carrier_name(options)
-        if name == bridge.name:
+        vlans = self._vlans(options)
+        if vlans is None or name == bridge.name:
             return bridge
-        vlans = _vlans(self._host, options)
         found = vlans.find_gateway(bridge)
         if found is None:
             found = self._create(vlans.create_gateway(bridge), name, network)
         self._host.request(vlans.join_gateway(bridge), link.set_up(found.index, name))
         self._gateway = found
         return found
-
-    def _delete_gateway(self, network: Network, bridge: Link) -> None:
-        """Delete the VLAN's link on somebody else's bridge, if this network made it."""
-        options = _options(network)
-        carrier = link.find(self._host, _carrier_name(options))
-        if carrier is not None and carrier.alias == _alias(network.name):
-            self._host.request(_vlans(self._host, options).leave_gateway(bridge))
-            link.delete_if_present(self._host, carrier.name)
 
     def _mtu(self, options: BridgeConfig) -> int:
         """The MTU that is asked for, 0 where none is."""
@@ -370,8 +372,8 @@ class Bridge:
             self._host.request(
                 link.set_port(host_end.index, host_end.name, hairpin=hairpin, isolated=isolated)
             )
-        if _has_vlans(options) and self._bridge is not None:
-            self._host.request(*_vlans(self._host, options).join(self._bridge, host_end))
+        if (vlans := self._vlans(options)) and self._bridge is not None:
+            vlans.join(self._bridge, host_end)
         sysctl.set_if_present("0", "net", "ipv6", "conf", host_end.name, "accept_ra")
 
     def _await_port(self, host_end: Link) -> None:
@@ -421,8 +423,8 @@ class Bridge:
         if port.isolated != _apart(options):
             isolation = f"isolation of {what}"
             found.append(Drift(isolation, _on(_apart(options)), _on(port.isolated)))
-        if _has_vlans(options) and self._bridge is not None:
-            found += _vlans(self._host, options).drift(self._bridge, port)
+        if (vlans := self._vlans(options)) and self._bridge is not None:
+            found += vlans.drift(self._bridge, port)
         return found
 
 
@@ -502,17 +504,6 @@ def _policy(network: Network) -> "Policy":
 
 def _kind(of: Link) -> str:
     return f"of kind {of.kind}" if of.kind else "a device of its own"
-
-
-def _has_vlans(options: BridgeConfig) -> bool:
-    return bool(options.vlan or options.vlan_trunk)
-
-
-def _vlans(host: Socket, options: BridgeConfig) -> "PortVlans":
-    """The VLANs of the network's ports, which others neither load nor ask the kernel about."""
-    from cnm_core.drivers.bridge_vlans import PortVlans
-
-    return PortVlans(host, options, _carrier_name(options))
 
 
 def _carrier_name(options: BridgeConfig) -> str:

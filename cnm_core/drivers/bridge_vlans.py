@@ -95,18 +95,22 @@ class PortVlans:
         """Put the bridge itself into the VLAN, which may be there already."""
         return vlan.add(bridge.index, bridge.name, {self._untagged: 0}, own=True)
 
-    def leave_gateway(self, bridge: Link) -> Request:
-        """Take the bridge itself out of the VLAN."""
-        return vlan.remove(bridge.index, bridge.name, (self._untagged,), own=True)
+    def delete_gateway(self, bridge: Link, alias: str) -> None:
+        """Delete the gateway's link, if it has that alias, and take the bridge out of the VLAN."""
+        found = link.find(self._host, self._gateway)
+        if self._stacked and found is not None and found.alias == alias:
+            vids = (self._untagged,)
+            self._host.request(vlan.remove(bridge.index, bridge.name, vids, own=True))
+            link.delete_if_present(self._host, found.name)
 
-    def join(self, bridge: Link, port: Link) -> list[Request]:
+    def join(self, bridge: Link, port: Link) -> None:
         """Put a new port, which is in the bridge's default VLAN, into those that are asked for."""
         default = vlan.filtering_of(self._host, bridge.name).default
         members = self._members(default)
         requests = [vlan.add(port.index, port.name, members)]
         if default and default not in members:
             requests.append(vlan.remove(port.index, port.name, (default,)))
-        return requests
+        self._host.request(*requests)
 
     def drift(self, bridge: Link, port: Link) -> list[Drift]:
         """How filtering and VLANs of bridge and port differ from what is asked for."""

@@ -2,12 +2,15 @@
 
 import json
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cnm_core.drivers.bridge import Bridge
+from cnm_core.model import Network
 from tests import cni
 from tests.cni import INVALID_CONFIG, PLUGIN_SPECIFIC, Config, Endpoint
 from tests.iproute import HOST, Netns, Snapshot, run
@@ -18,6 +21,7 @@ TakeSnapshot = Callable[..., Snapshot]
 BRIDGE = "blue0"
 GO_PLUGINS = "/usr/lib/cni"
 PATIENCE = 10  # seconds, for emulation is slow
+KILLS = 10
 FOREIGN = "02:00:00:00:00:77"
 
 
@@ -271,6 +275,24 @@ def test_gateway_of_the_go_plugin(endpoint: MakeEndpoint, config: Config) -> Non
     new.check(theirs, result).silent()
 
 
+def test_kernel_without_vlan_links(endpoint: MakeEndpoint, config: Config) -> None:
+    """STATUS and ADD say what a gateway needs of the kernel; without one they do without."""
+    eth0 = endpoint()
+    program = Path("/proc/sys/kernel/modprobe")
+    before = program.read_text()
+    run("modprobe", "--remove", "--quiet", "8021q")
+    program.write_text("/bin/false")
+    try:
+        for command in ("STATUS", "ADD"):
+            error = eth0.call(command, _in_vlan(config, 10)).error()
+            assert "vlan: 10" in error["msg"]
+            assert "CONFIG_VLAN_8021Q" in error["details"]
+        eth0.add(_in_vlan(config, 10, isGateway=False))
+    finally:
+        program.write_text(before)
+    endpoint().add(_in_vlan(config, 10))
+
+
 # --- bridges and links that are there
 
 
@@ -378,27 +400,39 @@ def test_delete(endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config) 
     assert HOST.ports(BRIDGE) == [_host_end(result)]
 
 
-def test_killed_add(endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config) -> None:
+@pytest.mark.parametrize("ours", [True, False])
+def test_delete_network(endpoint: MakeEndpoint, config: Config, ours: bool) -> None:
+    """A network takes the gateway's link along; the bridge only where it made that, too."""
+    if not ours:
+        HOST.ip("link", "add", BRIDGE, "up", "type", "bridge", "vlan_filtering", "1")
+    network = _in_vlan(config, 10)
+    eth0 = endpoint()
+    eth0.delete(network, eth0.add(network))
+    assert f"{BRIDGE}.10" in HOST.links()
+    for _ in range(2):
+        Bridge().delete_network(Network("vlan10", options=Bridge.options(network)))
+        if ours:
+            assert HOST.links().keys() == {"lo"}
+        else:
+            assert HOST.links().keys() == {"lo", BRIDGE}
+            assert _members(BRIDGE) == {1: BOTH}
+
+
+def test_killed_add(endpoint: MakeEndpoint, config: Config) -> None:
     """Whatever an ADD has done when it is killed, DEL and another ADD make good."""
     network = _in_vlan(config, 10, vlanTrunk=[{"minID": 20, "maxID": 40}], isDefaultGateway=True)
     eth0 = endpoint()
-    first = eth0.add(network)
-    eth0.delete(network, first)
-    clean = snapshot(eth0.netns)
-    for step in range(20):
-        eth0.kill("ADD", network, 0.02 * step)
-        if step % 2:
-            eth0.delete(network)
-            assert snapshot(eth0.netns) == clean
-        else:
-            eth0.call("DEL", network).silent()
-            eth0.check(network, eth0.add(network)).silent()
-            eth0.delete(network)
-        if not step % 5:  # the bridge and the gateway are made anew
+    eth0.delete(network, eth0.add(network))
+    begin = time.monotonic()
+    eth0.delete(network, eth0.add(network))
+    once = time.monotonic() - begin
+    for step in range(KILLS):
+        if step % 2:  # bridge and gateway are made anew
             HOST.ip("link", "delete", BRIDGE)
-            eth0.kill("ADD", network, 0.02 * step)
-            eth0.delete(network)
-            eth0.check(network, eth0.add(network)).silent()
-            eth0.delete(network)
-            clean = snapshot(eth0.netns)
+        eth0.kill("ADD", network, once * step / KILLS)
+        eth0.delete(network)
+        eth0.check(network, eth0.add(network)).silent()
+        eth0.delete(network)
+        assert eth0.netns.links().keys() == {"lo"}
+        assert HOST.links().keys() == {"lo", BRIDGE, f"{BRIDGE}.10"}
     assert not cni.leases("vlan10")
