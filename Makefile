@@ -95,6 +95,10 @@ install: build  ## put the plugins into $(DESTDIR)$(CNI_BIN) and cnm into $(DEST
 decoders: venv  ## write cnm_core/config from the models in cnm_core/schema
 	$(VENV)/bin/python -m cnm_core.schema.generate
 
+.PHONY: docs
+docs: venv  ## write docs/reference from the models and the command line
+	$(VENV)/bin/python docs/generate.py
+
 .PHONY: venv
 venv: $(VENV)/.installed  ## Debian packages and .venv, as requirements.lock pins it
 

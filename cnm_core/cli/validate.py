@@ -11,6 +11,7 @@ import click
 
 from cnm_core.cli.main import INVALID, Failure
 from cnm_core.cli.output import format_option
+from cnm_core.ipam import docker_plugin
 from cnm_core.schema.conflist import ERROR, Conflist, Found, Problem
 
 DEFAULT_PATH = "/opt/cni/bin"
@@ -18,7 +19,7 @@ STDIN = "-"
 _COLOURS = {ERROR: "red", "warning": "yellow"}
 
 path_option = click.option(
-    "--path",
+    "--cni-path",
     "directories",
     envvar="CNI_PATH",
     default=DEFAULT_PATH,
@@ -91,10 +92,12 @@ def _find_executables(conflist: Conflist, directories: Sequence[str]) -> None:
     for need in conflist.needs:
         paths = [Path(directory, need.name) for directory in directories if directory]
         present = [path for path in paths if path.is_file()]
+        if not present and need.or_docker and docker_plugin.find(need.name):
+            continue
         if not present:
             where = ":".join(directories)
             message = f'executable "{need.name}" is in no directory of {where}'
-            conflist.add(Found(need.path, message, "install it, or say --path"))
+            conflist.add(Found(need.path, message, "install it, or say --cni-path"))
         elif not os.access(present[0], os.X_OK):
             message = f"{present[0]} is not executable"
             conflist.add(Found(need.path, message, f"chmod 0755 {present[0]}"))

@@ -19,6 +19,8 @@ from cnm_core.schema.located import Document, Malformed, Path
 from cnm_core.schema.plugins import ConflistConfig, Plugin, PluginConfig, find
 
 ERROR, WARNING = "error", "warning"
+# Keys beside `plugins` that tools leave for themselves: `cnm network create`, nerdctl, podman.
+_OF_TOOLS = ("cnm", "nerdctlID", "nerdctlLabels", "args")
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Need:
-    """An executable that a file asks for, and where it does."""
+    """An executable that a file asks for, and where it does.
+
+    With `or_docker`, an IPAM driver of that name that was written for Docker will do.
+    """
 
     name: str
     path: Path
+    or_docker: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ def _network(value: object, needs: list[Need]) -> Iterator[Found]:
         yield from _plugin(value, (), value, needs, first=True)
         return
     yield from _of_model(ConflistConfig, value, ())
-    yield from _unknown_keys(value, ConflistConfig.model_fields.keys(), ())
+    yield from _unknown_keys(value, {*ConflistConfig.model_fields, *_OF_TOOLS}, ())
     if plugins is None or plugins == []:
         path: Path = ("plugins",)
         yield Found(path, "must list at least one plugin", 'as in "plugins": [{"type": "bridge"}]')
@@ -180,7 +186,7 @@ def _ipam(value: dict[str, Any], path: Path, needs: list[Need], *, inside: bool)
         return
     plugin = find(kind)
     if plugin is None or plugin.ipam is None or not inside:
-        needs.append(Need(kind, (*path, "type")))
+        needs.append(Need(kind, (*path, "type"), or_docker=inside))
     if plugin is None or plugin.ipam is None:
         return
     yield from _unknown_keys(value, {"type", *plugin.ipam.model_fields}, path)

@@ -13,6 +13,7 @@ from cnm_core.schema.bridge import BridgeConfig
 from cnm_core.schema.host_local import HostLocalConfig
 from cnm_core.schema.network import NetworkConfig
 from cnm_core.schema.ports import PortmapConfig, PortsConfig
+from cnm_core.schema.remote import RemoteConfig
 from cnm_core.schema.requests import RequestsConfig
 from cnm_core.schema.static import StaticConfig
 
@@ -57,14 +58,15 @@ class LoopbackConfig(NetworkConfig):
 class Plugin:
     """An executable: the models whose keys stand beside each other, its own last.
 
-    `ipam` is what an IPAM plugin takes inside of `ipam`; None for other plugins. A `chained`
-    one needs another before it. `example` is the `plugins` of a network, where it is one of
-    them or gives the addresses.
+    `ipam` is what an IPAM plugin takes inside of `ipam`; None for other plugins. It may be no
+    `executable`, but in those of other plugins only. A `chained` one needs another before it.
+    `example` is the `plugins` of a network, where it is one of them or gives the addresses.
     """
 
     models: tuple[type[ConfigModel], ...]
     example: tuple[dict[str, Any], ...]
     ipam: type[ConfigModel] | None = None
+    executable: bool = True
     chained: bool = False
 
     @property
@@ -110,6 +112,14 @@ PLUGINS = {
         example=(
             _BRIDGE | {"ipam": _POOL},
             {"type": "portmap", "capabilities": {"portMappings": True}},
+        ),
+    ),
+    "remote": Plugin(
+        models=_IPAM,
+        ipam=RemoteConfig,
+        executable=False,
+        example=(
+            _BRIDGE | {"ipam": {"type": "remote", "driver": "custom", "subnet": "10.88.0.0/24"}},
         ),
     ),
     "static": Plugin(

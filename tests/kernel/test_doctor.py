@@ -36,7 +36,7 @@ class Doctor:
     """The built command, with a directory of networks and one of plugins."""
 
     def __init__(self, binary: Path, networks: Path, path: str) -> None:
-        self._command = [binary, "doctor", "--conf-dir", networks, "--path", path]
+        self._command = [binary, "doctor", "--conf-dir", networks, "--cni-path", path]
         self._networks = networks
 
     def configure(self, *plugins: Config, name: str = "blue") -> None:

@@ -1,6 +1,7 @@
 """`cnm network validate`: every problem of a file, at its place."""
 
 import json
+import socket
 import stat
 import subprocess
 import sys
@@ -217,10 +218,10 @@ def test_command(directory: Path) -> None:
     """A line for each problem on stdout, a summary on stderr, and the exit code."""
     file = directory / "10-blue.conflist"
     file.write_text('{"cniVersion": "1.1.0", "name": "blue",\n "plugins": [{"type": "bridge"}]}')
-    done = cnm(str(file), "--path", str(directory))
+    done = cnm(str(file), "--cni-path", str(directory))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     file.write_text('{"cniVersion": "1.1.0", "name": "blue",\n "plugins": [{"type": 5}]}')
-    done = cnm(str(file), "--path", str(directory))
+    done = cnm(str(file), "--cni-path", str(directory))
     assert done.returncode == 5
     assert done.stdout == f"{file}:2:23: error: /plugins/0/type: must be a string, got 5\n"
     assert done.stderr == "cnm: 1 error in 1 file; each line above says where\n"
@@ -269,12 +270,23 @@ def test_executables(directory: Path) -> None:
     assert cnm("-", "--no-executables", content=content).returncode == 0
 
 
+def test_docker_driver(directory: Path, docker_plugins: Path) -> None:
+    """An IPAM driver that was written for Docker needs no executable."""
+    plugin = {"type": "bridge", "ipam": {"type": "custom"}}
+    content = json.dumps({**GOOD, "plugins": [plugin]}).encode()
+    assert cnm("-", content=content, CNI_PATH=str(directory)).returncode == 5
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(docker_plugins / "custom.sock"))
+        done = cnm("-", content=content, CNI_PATH=str(directory))
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def test_several_files(directory: Path) -> None:
     """Files are checked each, and two networks of one name are a problem."""
     one, other, gone = directory / "1.conflist", directory / "2.conflist", directory / "3.conflist"
     for file in (one, other):
         file.write_text(json.dumps({**GOOD, "plugins": [{"type": "bridge"}]}))
-    done = cnm(str(one), str(other), str(gone), "--path", str(directory))
+    done = cnm(str(one), str(other), str(gone), "--cni-path", str(directory))
     assert done.returncode == 5
     first, second = done.stdout.splitlines()
     assert first.startswith(f"{other}:1:") and str(one) in first

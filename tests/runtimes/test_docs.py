@@ -1,0 +1,107 @@
+"""What the documentation says, done: its commands in their order, its examples with a runtime."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import cnm_core
+from tests import cni
+from tests.iproute import HOST, Netns
+from tests.remote_ipam import Driver
+
+ROOT = Path(cnm_core.__file__).parent.parent
+PAGES = ("README.md",)
+EXAMPLES = [
+    page for page in sorted((ROOT / "docs/reference").glob("*.md")) if "```json" in page.read_text()
+]
+PATIENCE = 600  # seconds
+# Commands that are not for a sandbox without network, and for a test among others.
+LEFT_OUT = ("apt-get ", "make demo", "make test")
+# Directories that the commands write to, each empty in the sandbox.
+WRITTEN = ("/opt", "/usr/local", "/etc/cni", "/run", "/var/lib/cni", "/var/lib/cnm", "/tmp/root")
+
+
+def commands_of(page: str) -> str:
+    """The commands of a page's blocks, as one script that says where it fails."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).splitlines()
+    return "\n".join(line for line in lines if not line.startswith(LEFT_OUT))
+
+
+def in_sandbox(script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script as root of an empty host: no network, and no file of it stays."""
+    mounts = "\n".join(f"mount -t tmpfs -o mode=0755 tmpfs {each}" for each in WRITTEN)
+    made = [Path(each) for each in WRITTEN if not Path(each).exists()]
+    for each in made:
+        each.mkdir()
+    try:
+        return subprocess.run(
+            ["unshare", "--net", "--mount", "--propagation", "private", "bash"],
+            input=f"set -eu\n{mounts}\nip link set lo up\ncd {ROOT}\nset -x\n{script}\n",
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE,
+            env={"PATH": cni.SEARCH_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"},
+        )
+    finally:
+        for each in made:
+            each.rmdir()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands(page: str) -> None:
+    """Each command of a page works where those before it were run."""
+    done = in_sandbox(commands_of(page))
+    assert done.returncode == 0, f"{page}: {done.stdout}{done.stderr}"
+
+
+@pytest.fixture
+def docker_ipam(docker_plugins: Path, tmp_path: Path) -> Iterator[None]:
+    """An IPAM driver of the name that the example for remote has."""
+    driver = Driver(f"{docker_plugins}/custom.sock", tmp_path / "custom", ())
+    driver.start()
+    yield
+    driver.stop()
+
+
+@pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.stem)
+def test_example(
+    page: Path,
+    executable: Callable[[str], Path],
+    netns: Callable[[], Netns],
+    docker_ipam: None,
+    tmp_path: Path,
+) -> None:
+    """The example of each plugin's page has no problem, and works from ADD to DEL."""
+    (text,) = re.findall(r"^```json\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "blue.conflist").write_text(text)
+    plugins = executable("bridge").parent
+    environment = {
+        "PATH": f"{ROOT / '.tools/bin'}:{cni.SEARCH_PATH}",
+        "CNI_PATH": str(plugins),
+        "NETCONFPATH": str(tmp_path),
+        "CAP_ARGS": json.dumps({"portMappings": [{"hostPort": 8080, "containerPort": 80}]}),
+    }
+    HOST.ip("link", "add", "eth0", "type", "veth", "peer", "name", "outside")
+    HOST.ip("link", "set", "outside", "up")
+    HOST.ip("link", "set", "eth0", "up")
+    sandbox = netns()
+
+    def run(*command: str | os.PathLike[str]) -> str:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done
+        return done.stdout
+
+    assert run(plugins / "cnm", "network", "validate", tmp_path / "blue.conflist") == ""
+    result = json.loads(run("cnitool", "add", "blue", sandbox.path))
+    assert all(address in sandbox.run(["ip", "addr"]) for address in cni.addresses(result))
+    run("cnitool", "check", "blue", sandbox.path)
+    run("cnitool", "del", "blue", sandbox.path)
+    assert not cni.leases()
+    assert sandbox.links().keys() == {"lo"}
