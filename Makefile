@@ -2,8 +2,8 @@
 
 # Debian's interpreter and no other: the build links Debian's libpython3.11.a.
 PYTHON := /usr/bin/python3.11
-PACKAGES := python3-venv libpython3.11-dev gcc libc6-dev libexpat1-dev zlib1g-dev \
-            ca-certificates iproute2 iputils-ping nftables \
+PACKAGES := python3-venv libpython3.11-dev gcc libc6-dev libexpat1-dev zlib1g-dev libssl-dev \
+            ca-certificates openssl iproute2 iputils-ping nftables \
             containernetworking-plugins iperf3 strace tcpdump docker.io busybox-static
 VM_PACKAGES := qemu-system-x86 busybox-static kmod cpio
 PIP_TOOLS := pip-tools==7.6.2

@@ -14,6 +14,7 @@ from time import monotonic
 
 from cnm_core.inet import format_ip, parse_ip
 from cnm_core.record import Record
+from cnm_core.tls import TlsSocket, Trust
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,19 +41,19 @@ class NotHttp(Exception):
 class Server(Record):
     """Where a server listens: the path of a unix socket, or a host (a name or an address) and port.
 
-    `secure` asks for TLS.
+    With `trust` it is spoken to through TLS.
     """
 
     path: str = ""
     host: str = ""
     port: int = 0
-    secure: bool = False
+    trust: Trust | None = None
 
     def __str__(self) -> str:
         if self.path:
             return f"unix://{self.path}"
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.secure else 'http'}://{host}:{self.port}"
+        return f"{'https' if self.trust else 'http'}://{host}:{self.port}"
 
 
 class Answer(Record):
@@ -78,7 +79,8 @@ def parse_url(text: str) -> Server:
             f"must be unix:///PATH, http://HOST:PORT, https://HOST:PORT or tcp://HOST:PORT, "
             f'got "{text}"'
         )
-    return Server(host=host, port=int(port) if port else _PORTS[scheme], secure=scheme == "https")
+    trust = Trust() if scheme == "https" else None
+    return Server(host=host, port=int(port) if port else _PORTS[scheme], trust=trust)
 
 
 class Connection:
@@ -87,6 +89,7 @@ class Connection:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._socket: open_socket | None = None
+        self._stream: open_socket | TlsSocket | None = None  # the socket, or TLS over it
         self._received = b""
         self._seconds = 0.0
         self._deadline = 0.0
@@ -101,7 +104,7 @@ class Connection:
         """Close the connection; the next request opens another."""
         if self._socket is not None:
             self._socket.close()
-        self._socket, self._received = None, b""
+        self._socket, self._stream, self._received = None, None, b""
 
     def request(
         self,
@@ -115,7 +118,8 @@ class Connection:
     ) -> Answer:
         """The answer to one request, which must be there whole after so many seconds.
 
-        Raises Unanswered, and NotHttp also for a body of more than `limit` bytes.
+        Raises Unanswered, NotHttp also for a body of more than `limit` bytes, and ValueError
+        for files of the server's trust that cannot be used.
         """
         self._seconds, self._deadline = seconds, monotonic() + seconds
         try:
@@ -127,7 +131,7 @@ class Connection:
             raise Unanswered(f"{self._server} did not answer within {seconds:g} s") from None
         except OSError as error:
             self.close()
-            raise Unanswered(f"{self._server} broke off: {error.strerror}") from None
+            raise Unanswered(f"{self._server} broke off: {error.strerror or error}") from None
         except BaseException:
             self.close()
             raise
@@ -141,21 +145,27 @@ class Connection:
         return "chunked" in fields.get("transfer-encoding", "") or "content-length" in fields
 
     def _send(self, data: bytes) -> None:
-        if self._socket is None:
-            self._socket = self._connect()
-        self._socket.settimeout(self._left())
-        self._socket.sendall(data)
+        if self._stream is None:
+            try:
+                self._stream = self._connect()
+            except OSError as error:
+                raise Unreachable(f"{self._server} {_refusal(error)}") from None
+        self._be_patient()
+        self._stream.sendall(data)
 
-    def _connect(self) -> open_socket:
+    def _connect(self) -> open_socket | TlsSocket:
         family, address = _address_of(self._server)
-        new = open_socket(family, SOCK_STREAM | SOCK_CLOEXEC)
-        try:
-            new.settimeout(self._left())
-            new.connect(address)
-        except OSError as error:
-            new.close()
-            raise Unreachable(f"{self._server} {_refusal(error)}") from None
-        return new
+        self._socket = open_socket(family, SOCK_STREAM | SOCK_CLOEXEC)
+        self._be_patient()
+        self._socket.connect(address)
+        if self._server.trust is None:
+            return self._socket
+        return TlsSocket(self._socket, self._server.host, self._server.trust, self._be_patient)
+
+    def _be_patient(self) -> None:
+        """Wait for the other side until the deadline and no longer."""
+        assert self._socket is not None
+        self._socket.settimeout(self._left())
 
     def _left(self) -> float:
         left = self._deadline - monotonic()
@@ -168,9 +178,9 @@ class Connection:
         if self._received:
             data, self._received = self._received, b""
             return data
-        assert self._socket is not None
-        self._socket.settimeout(self._left())
-        return self._socket.recv(_PIECE)
+        assert self._stream is not None
+        self._be_patient()
+        return self._stream.recv(_PIECE)
 
     def _more(self) -> bytes:
         data = self._receive()

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
@@ -229,15 +230,25 @@ class Tcp6Server(TcpServer):
     address_family = socket.AF_INET6
 
 
-def serve(listen: str, handler: type[Server]) -> None:
-    """Serve a path, or HOST:PORT, and say so on stdout."""
+def serve(listen: str, handler: type[Server], tls: list[str] | None) -> None:
+    """Serve a path, or HOST:PORT, and say so on stdout.
+
+    `tls` are the files of certificate and key, and of the authority that clients need.
+    """
     if listen.startswith("/"):
         Path(listen).unlink(missing_ok=True)
         server: socketserver.BaseServer = UnixServer(listen, handler)
     else:
         host, _, port = listen.rpartition(":")
         kind = Tcp6Server if ":" in host else TcpServer
-        server = kind((host.strip("[]"), int(port)), handler)
+        tcp = server = kind((host.strip("[]"), int(port)), handler)
+        if tls is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*tls[:2])
+            if len(tls) > 2:
+                context.verify_mode = ssl.CERT_REQUIRED
+                context.load_verify_locations(tls[2])
+            tcp.socket = context.wrap_socket(tcp.socket, server_side=True)
     print("ready", flush=True)
     server.serve_forever()
 
@@ -327,12 +338,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("listen")
     parser.add_argument("directory", type=Path)
+    parser.add_argument("--tls", nargs="+")
     parser.add_argument("--needs-mac", action="store_true")
     parser.add_argument("--replays", action="store_true")
     chosen = parser.parse_args()
     Server.ipam = Ipam(needs_mac=chosen.needs_mac, replays=chosen.replays)
     Server.log, Server.faults = chosen.directory / "log", chosen.directory / "faults"
-    serve(chosen.listen, Server)
+    serve(chosen.listen, Server, chosen.tls)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@
 
 extern const struct _frozen cnm_modules[];
 extern char __data_start, _edata;
+extern PyObject *cnm_tls_new(PyObject *self, PyObject *args);
+extern PyObject *cnm_tls_pump(PyObject *self, PyObject *args);
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -34,6 +36,8 @@ static PyObject *cnm_setns(PyObject *self, PyObject *args)
 
 static PyMethodDef cnm_methods[] = {
     {"setns", cnm_setns, METH_VARARGS, "setns(2), which posix has from Python 3.12 on."},
+    {"tls_new", cnm_tls_new, METH_VARARGS, "A TLS connection, to be pumped."},
+    {"tls_pump", cnm_tls_pump, METH_VARARGS, "Take bytes off the wire and put others on it."},
     {NULL, NULL, 0, NULL},
 };
 

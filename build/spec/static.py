@@ -41,8 +41,9 @@ def build(
     library = config / sysconfig.get_config_var("LIBRARY")
     command = ["gcc", "-O2", "-Wall", "-Wextra", "-static", "-no-pie", "-s", "-o", str(target)]
     command += [f"-I{sysconfig.get_path('include')}"]
-    command += [str(Path(__file__).parent / "main.c"), str(table), str(library)]
-    command += ["-lexpat", "-lz", "-lm"]
+    here = Path(__file__).parent
+    command += [str(here / "main.c"), str(table), str(library), "-lexpat", "-lz", "-lm"]
+    command += [str(here / "tls.c"), "-lssl", "-lcrypto"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     # The linker's warnings are about getaddrinfo and dlopen, which a plugin never calls.
     if done.returncode:

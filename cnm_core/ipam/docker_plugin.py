@@ -7,9 +7,11 @@ plugin listens tells its socket, or a file that names its address ("Plugin disco
 from posix import lstat, stat
 
 from cnm_core import json
-from cnm_core.errors import DelegateFailed, InvalidNetworkConfig, TryAgainLater, UnsupportedField
+from cnm_core.config import formats, values
+from cnm_core.errors import DelegateFailed, InvalidNetworkConfig, TryAgainLater
 from cnm_core.http import Connection, NotHttp, Server, Unanswered, Unreachable, parse_url
 from cnm_core.store import files
+from cnm_core.tls import Trust
 
 SOCKETS = "/run/docker/plugins"
 SPECS = ("/etc/docker/plugins", "/usr/lib/docker/plugins")
@@ -87,6 +89,10 @@ class Plugin:
             raise TryAgainLater(f"{self}: {method}: {error}") from None
         except NotHttp as error:
             raise self.nonsense(method, str(error)) from None
+        except ValueError as error:
+            raise InvalidNetworkConfig(
+                f"{self}: {error}", details="see TLSConfig in its .json file"
+            ) from None
         text = answer.body.decode("utf-8", "replace")
         if answer.status == 404:
             raise Unknown(f"{self} does not know {method}", details=_shown(text))
@@ -151,8 +157,6 @@ def _server(path: str, url: str) -> Server:
         server = parse_url(url)
     except ValueError as error:
         raise InvalidNetworkConfig(f'Docker plugin file "{path}": {error}') from None
-    if server.secure:
-        raise UnsupportedField(f'Docker plugin file "{path}": {server} needs TLS')
     return server
 
 
@@ -162,13 +166,25 @@ def _described(path: str, content: str) -> Server:
         document = json.loads(content)
     except ValueError as error:
         raise InvalidNetworkConfig(f'Docker plugin file "{path}" is not JSON: {error}') from None
-    fields = document if type(document) is dict else {}
-    address = fields.get("Addr")
-    if type(address) is not str or not address:
-        raise InvalidNetworkConfig(f'Docker plugin file "{path}": Addr: is missing')
-    if fields.get("TLSConfig"):
-        raise UnsupportedField(f'Docker plugin file "{path}": TLSConfig: is not supported')
-    return _server(path, address)
+    place = f'Docker plugin file "{path}": '
+    fields = values.mapping(document, place)
+    server = _server(path, values.required(fields, "Addr", place, values.text))
+    trust = values.optional(fields, "TLSConfig", place, _trust, server.trust)
+    return server if server.path else server.replace(trust=trust)
+
+
+def _trust(value: object, place: str) -> Trust:
+    """Docker's TLSConfig, by which a server is not verified where no authority is named."""
+    fields = values.mapping(value, place)
+    path = values.checked(formats.directory)
+    ca = values.optional(fields, "CAFile", place, path, "")
+    skip = values.optional(fields, "InsecureSkipVerify", place, values.boolean, False)
+    return Trust(
+        ca,
+        values.optional(fields, "CertFile", place, path, ""),
+        values.optional(fields, "KeyFile", place, path, ""),
+        verify=bool(ca) and not skip,
+    )
 
 
 def _is_socket(path: str) -> bool:

@@ -1,5 +1,6 @@
 """Addresses from an IPAM driver that was written for Docker, for the bridge plugin."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import cni
+from tests import certificates, cni
 from tests.cni import INVALID_CONFIG, NOT_AVAILABLE, PLUGIN_SPECIFIC, Config, Endpoint
 from tests.iproute import HOST
 from tests.remote_ipam import GATEWAY, MAC, Driver
@@ -244,11 +245,96 @@ def test_by_json_file(run: Run, endpoint: MakeEndpoint) -> None:
     assert cni.addresses(endpoint().add(network())) == ["10.90.0.2"]
 
 
+class Tls:
+    """A driver at https://127.0.0.1:7090 that asks for client certificates, and its .json file."""
+
+    def __init__(self, directory: Path, run: Run) -> None:
+        self.authority = certificates.authority(directory)
+        self.stranger = certificates.authority(directory, "stranger")
+        server = certificates.signed(directory, self.authority, "server", "IP:127.0.0.1")
+        self.client = certificates.signed(directory, self.authority, "client", "DNS:client")
+        files = (server.certificate, server.key, self.authority.certificate)
+        run("custom", "--tls", *map(str, files), listen="0.0.0.0:7090")
+
+    def describe(self, host: str = "127.0.0.1", **changes: object) -> None:
+        """Write the .json file, with TLSConfig changed."""
+        config = {
+            "CAFile": str(self.authority.certificate),
+            "CertFile": str(self.client.certificate),
+            "KeyFile": str(self.client.key),
+            **changes,
+        }
+        document = {"Name": "custom", "Addr": f"https://{host}:7090", "TLSConfig": config}
+        (SPECS[0] / "custom.json").write_text(json.dumps(document))
+
+
+@pytest.fixture
+def tls(run: Run, tmp_path: Path) -> Tls:
+    """The driver behind TLS."""
+    return Tls(tmp_path, run)
+
+
+def test_tls(tls: Tls, endpoint: MakeEndpoint) -> None:
+    """Server and client show certificates that the other side's authority has signed."""
+    tls.describe()
+    eth0 = endpoint()
+    result = eth0.add(network())
+    assert cni.addresses(result) == ["10.90.0.2"]
+    eth0.delete(network(), result)
+
+
+@pytest.mark.parametrize("changes", [{"InsecureSkipVerify": True}, {"CAFile": ""}])
+def test_tls_without_verification(tls: Tls, endpoint: MakeEndpoint, changes: Config) -> None:
+    """As Docker has it: nobody is verified if told so, or where no authority is named."""
+    tls.describe("127.0.0.2", **changes)
+    assert cni.addresses(endpoint().add(network())) == ["10.90.0.2"]
+
+
+def test_tls_is_refused(tls: Tls, endpoint: MakeEndpoint) -> None:
+    """A stranger's certificate, another host's, and none of ours: each is told."""
+    eth0 = endpoint()
+    tls.describe(CAFile=str(tls.stranger.certificate))
+    assert "self-signed certificate in certificate chain" in refused(eth0, TRY_AGAIN_LATER)
+    tls.describe("127.0.0.2")
+    assert "IP address mismatch" in refused(eth0, TRY_AGAIN_LATER)
+    tls.describe("localhost")
+    assert "hostname mismatch" in refused(eth0, TRY_AGAIN_LATER)
+    tls.describe(CertFile="", KeyFile="")
+    assert "broke off" in refused(eth0, TRY_AGAIN_LATER)  # an alert, or less than that
+
+
+@pytest.mark.parametrize("key", ["CAFile", "CertFile", "KeyFile"])
+def test_tls_files(tls: Tls, endpoint: MakeEndpoint, tmp_path: Path, key: str) -> None:
+    """A file that is missing, or none of its kind, is named."""
+    eth0 = endpoint()
+    path = tmp_path / "nothing.pem"
+    tls.describe(**{key: str(path)})
+    assert str(path) in refused(eth0, INVALID_CONFIG)
+    path.write_text("nothing")
+    assert str(path) in refused(eth0, INVALID_CONFIG)
+
+
+def test_no_tls_behind_https(run: Run, endpoint: MakeEndpoint) -> None:
+    """A server that speaks plain HTTP, and one that has no certificate of a known authority."""
+    (SPECS[0] / "custom.spec").write_text("https://127.0.0.1:7090")
+    run("custom", listen="127.0.0.1:7090")
+    assert "wrong version number" in refused(endpoint(), TRY_AGAIN_LATER)
+
+
+def refused(eth0: Endpoint, code: int) -> str:
+    """The message of an ADD that fails, which names the driver."""
+    message: str = eth0.call("ADD", network()).error(code)["msg"]
+    assert 'IPAM driver "custom"' in message
+    return message
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
         ("{", "is not JSON"),
-        ("[]", "Addr: is missing"),
+        ("[]", "must be an object, got []"),
+        ("{}", "Addr: is missing"),
+        ('{"Addr": "https://h", "TLSConfig": {"CAFile": "ca.pem"}}', "must be an absolute path"),
         ('{"Addr": "ftp://x"}', 'got "ftp://x"'),
     ],
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cnm_core.http import Answer, Connection, NotHttp, Server, Unanswered, Unreachable, parse_url
+from cnm_core.tls import Trust
 
 Serve = Callable[..., Server]
 
@@ -208,8 +209,8 @@ def test_a_server_of_others() -> None:
         ("unix:///run/x.sock", Server(path="/run/x.sock")),
         ("tcp://10.0.0.1:99", Server(host="10.0.0.1", port=99)),
         ("http://ipam/path", Server(host="ipam", port=80)),
-        (" https://[fd00::1]:8443\n", Server(host="fd00::1", port=8443, secure=True)),
-        ("https://[fd00::1]", Server(host="fd00::1", port=443, secure=True)),
+        (" https://[fd00::1]:8443\n", Server(host="fd00::1", port=8443, trust=Trust())),
+        ("https://[fd00::1]", Server(host="fd00::1", port=443, trust=Trust())),
     ],
 )
 def test_url(url: str, server: Server) -> None:

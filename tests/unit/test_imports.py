@@ -29,12 +29,12 @@ ALLOWED = {
 # Rooms of the warm tier, which no executable imports.
 WARM = {"cli", "schema"}
 # Never imported by an executable, which has _cnm.
-INSTEAD_OF_OUR_RUNTIME = {"ctypes"}
+INSTEAD_OF_OUR_RUNTIME = {"ctypes", "ssl"}
 
 # Each room may import from those above it in this list, and from itself.
 LAYERS = (
     {"errors", "json", "record"},
-    {"inet"},
+    {"inet", "tls"},
     {"config", "http", "model"},
     {"kernel", "store"},
     {"drivers", "ipam"},
