@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from tests import cni, iproute
+from tests.commands import Cnm
 from tests.iproute import Netns, Snapshot
 
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 STATE_DIRECTORIES = (Path("/run/cnm"), Path("/var/lib/cni"), Path("/var/lib/cnm"))
 NETNS_DIRECTORY = Path("/run/netns")
+CONTAINER_DIRECTORY = Path("/run/runc")
 DOCKER_DIRECTORIES = (Path("/run/docker"), Path("/etc/docker"), Path("/usr/lib/docker"))
 
 
@@ -33,7 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     iproute.checked(iproute.libc.unshare(flags))
     # Or else what is unmounted here would be unmounted on the machine.
     _mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
-    for directory in (NETNS_DIRECTORY, *STATE_DIRECTORIES, *DOCKER_DIRECTORIES):
+    private = (NETNS_DIRECTORY, CONTAINER_DIRECTORY, *STATE_DIRECTORIES, *DOCKER_DIRECTORIES)
+    for directory in private:
         directory.mkdir(parents=True, exist_ok=True)
         _mount(b"tmpfs", bytes(directory), b"tmpfs", 0)
     iproute.HOST.ip("link", "set", "lo", "up")
@@ -108,6 +111,13 @@ def executable(cni_bin: Path) -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture
+def cnm(executable: Callable[[str], Path], cni_bin: Path, tmp_path: Path) -> Cnm:
+    """The built command line, with no network yet."""
+    networks, pools = tmp_path / "net.d", tmp_path / "pools.json"
+    return Cnm(executable("cnm"), networks, str(cni_bin), pools)
 
 
 @pytest.fixture

@@ -74,10 +74,17 @@ class Conflist:
         """Its `ipam` object, {} where it has none."""
         return _object(self.driver_config, "ipam")
 
+    @property
+    def ranges(self) -> list[Document]:
+        """Objects with a `subnet` among what `ipam` has: host-local's, which others use too."""
+        found = [self.ipam, *_ranges(self.ipam.get("ranges"))]
+        return [each for each in found if each.get("subnet")]
+
     @cached_property
     def subnets(self) -> tuple[str, ...]:
         """The networks in CIDR notation that `ipam` takes addresses from, each once."""
-        return tuple(dict.fromkeys(_subnets(self.ipam)))
+        static = (each.get("address") for each in _objects(self.ipam.get("addresses")))
+        return tuple(dict.fromkeys(_networks([*(each["subnet"] for each in self.ranges), *static])))
 
     @property
     def is_ours(self) -> bool:
@@ -108,6 +115,11 @@ class Conflist:
     def options(self) -> dict[str, str]:
         """The options (-o) that it was created with, where that is known."""
         return {key: str(value) for key, value in _object(self._ours, "options").items()}
+
+    @property
+    def ipam_options(self) -> dict[str, str]:
+        """The IPAM driver's options (--ipam-opt) that it was created with."""
+        return {key: str(value) for key, value in _object(self._ours, "ipamOptions").items()}
 
     @cached_property
     def created(self) -> str:
@@ -257,6 +269,11 @@ def read(path: Path) -> Conflist:
         document = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from None
+    return parse(path, document)
+
+
+def parse(path: Path, document: Any) -> Conflist:
+    """The network that the content of a file is. Raises ValueError saying what is wrong."""
     if not isinstance(document, dict):
         raise ValueError("not an object")
     plugins: Any = [document]
@@ -291,14 +308,6 @@ def _object(document: Document, key: str) -> Document:
     """An object of a document, {} where it has none of that name."""
     value = document.get(key)
     return value if isinstance(value, dict) else {}
-
-
-def _subnets(ipam: Document) -> Iterator[str]:
-    """The subnets of host-local's keys, which others use too, and of static addresses."""
-    for each in [ipam, *_ranges(ipam.get("ranges"))]:
-        yield from _networks([each.get("subnet")])
-    for each in _objects(ipam.get("addresses")):
-        yield from _networks([each.get("address")])
 
 
 def _ranges(sets: object) -> Iterator[Document]:

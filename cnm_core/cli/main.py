@@ -55,6 +55,8 @@ class LazyGroup(click.Group):
     cls=LazyGroup,
     places={
         "network": "cnm_core.cli.network:network",
+        "endpoint": "cnm_core.cli.endpoint:endpoint",
+        "ipam": "cnm_core.cli.ipam:ipam",
         "schema": "cnm_core.cli.schema:schema",
         "doctor": "cnm_core.cli.doctor:doctor",
         "completion": "cnm_core.cli.completion:completion",

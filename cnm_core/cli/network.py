@@ -26,7 +26,13 @@ SHORT_ID = 12
 @click.command(
     cls=LazyGroup,
     places={
+        "create": "cnm_core.cli.create:create",
         "ls": "cnm_core.cli.network:list_networks",
+        "inspect": "cnm_core.cli.inspect:inspect",
+        "connect": "cnm_core.cli.connect:connect",
+        "disconnect": "cnm_core.cli.connect:disconnect",
+        "rm": "cnm_core.cli.remove:rm",
+        "prune": "cnm_core.cli.remove:prune",
         "validate": "cnm_core.cli.validate:validate",
     },
 )

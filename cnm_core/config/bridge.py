@@ -39,6 +39,7 @@ class BridgeConfig(Record):
     ip_masq_backend: str = "nftables"
     host_ipv4: bytes | None = None
     host_ipv6: bytes | None = None
+    host_binding_ipv4: bytes | None = None
     isolation: bool | None = None
     internal: bool = False
     icc: bool = True
@@ -72,6 +73,9 @@ def bridge_config(document: object, place: str = "") -> BridgeConfig:
         ip_masq_backend=values.optional(fields, "ipMasqBackend", place, values.text, "nftables"),
         host_ipv4=values.optional(fields, "hostIPv4", place, values.checked(formats.ip), None),
         host_ipv6=values.optional(fields, "hostIPv6", place, values.checked(formats.ip), None),
+        host_binding_ipv4=values.optional(
+            fields, "hostBindingIPv4", place, values.checked(formats.ip), None
+        ),
         isolation=values.optional(fields, "isolation", place, values.boolean, None),
         internal=values.optional(fields, "internal", place, values.boolean, False),
         icc=values.optional(fields, "icc", place, values.boolean, True),

@@ -115,10 +115,15 @@ class Bridge:
 
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """A random host end name, and a MAC address unless one was asked for."""
+        host_ip = _options(network).host_binding_ipv4
         return endpoint.replace(
             host_link=_random_name(),
             mac=endpoint.mac or _random_mac(),
             source_checked=_options(network).macspoofchk,
+            ports=tuple(
+                port.replace(host_ip=host_ip) if port.host_ip is None else port
+                for port in endpoint.ports
+            ),
         )
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
@@ -452,6 +457,7 @@ def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
     for key, ip, length in (
         ("hostIPv4", options.host_ipv4, 4),
         ("hostIPv6", options.host_ipv6, 16),
+        ("hostBindingIPv4", options.host_binding_ipv4, 4),
     ):
         if ip is not None and len(ip) != length:
             raise InvalidNetworkConfig(f"{key}: must be of that version, got {format_ip(ip)}")

@@ -31,6 +31,7 @@ class LinkAddress(Record):
     address: Address
     scope: int
     flags: int
+    index: int
 
 
 def add(index: int, address: Address, *, dad: bool = False) -> Request:
@@ -62,7 +63,7 @@ def list_of(socket: Socket, index: int) -> list[LinkAddress]:
             flags = U32.unpack(values[IFA_FLAGS])[0]
         # IFA_ADDRESS is the far end's on point-to-point links; IFA_LOCAL is ours.
         ip = values.get(IFA_LOCAL) or values[IFA_ADDRESS]
-        found.append(LinkAddress(Address(ip, prefix), scope, flags))
+        found.append(LinkAddress(Address(ip, prefix), scope, flags, of))
     return found
 
 

@@ -101,7 +101,7 @@ def describe(route: Route) -> str:
 
 
 def list_of(socket: Socket, index: int) -> list[Route]:
-    """The unicast routes through a link in every table, both families."""
+    """The unicast routes through a link in every table, both families; of all for index 0."""
     found = []
     for family in (AF_INET, AF_INET6):
         body = _RTMSG.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
@@ -128,7 +128,7 @@ def _parse(message: bytes, index: int) -> Route | None:
     values = attributes(message, 12)
     if RTA_MULTIPATH in values:
         values |= _hop(values[RTA_MULTIPATH], index)
-    if kind != RTN_UNICAST or values.get(RTA_OIF) != U32.pack(index):
+    if kind != RTN_UNICAST or (index and values.get(RTA_OIF) != U32.pack(index)):
         return None
     numbers = {
         kind: U32.unpack(values[kind])[0] for kind in (RTA_TABLE, RTA_PRIORITY) if kind in values

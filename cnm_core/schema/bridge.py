@@ -40,6 +40,9 @@ class BridgeConfig(ConfigModel):
     ipMasqBackend: str = Field("nftables", description="nftables, the only one")
     hostIPv4: Ip | None = Field(None, description="the address that masqueraded traffic gets")
     hostIPv6: Ip | None = Field(None, description="the same for IPv6")
+    hostBindingIPv4: Ip | None = Field(
+        None, description="the host's address of published ports that name none; all when left out"
+    )
     isolation: bool | None = Field(
         None, description="let nothing in but published ports; where left out, as ipMasq"
     )

@@ -1,0 +1,402 @@
+"""`cnm network create`: a network's file, made of options that Docker has too."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import click
+from netaddr import IPNetwork
+from pydantic import BaseModel, ValidationError
+
+from cnm_core.cli import drivers, options, output, pools
+from cnm_core.cli.conflists import OURS, Conflist, Directory, exists, timestamp
+from cnm_core.cli.main import IN_THE_WAY, INVALID, Failure
+from cnm_core.cli.network import directory_option
+from cnm_core.cli.plugins import find_executable, path_option
+from cnm_core.cli.subnets import Subnet, check_subnet, first_address, is_any, sort_out
+from cnm_core.config import formats
+from cnm_core.config.host_local import host_local_config
+from cnm_core.ipam.host_local import range_sets
+from cnm_core.model import EndpointOptions
+from cnm_core.schema.base import explain
+from cnm_core.schema.host_local import HostLocalConfig
+from cnm_core.schema.network import NetworkConfig
+from cnm_core.schema.pools import PoolConfig
+from cnm_core.schema.static import StaticConfig
+
+# containerd 1.6 and podman 4 refuse results of 1.1.0.
+CNI_VERSION = "1.0.0"
+HOST_LOCAL, STATIC, DHCP, NONE = "host-local", "static", "dhcp", "none"
+_IPAM_NAMES = {"default": HOST_LOCAL, "null": NONE}
+_IPAM_MODELS: dict[str, type[BaseModel]] = {HOST_LOCAL: HostLocalConfig, STATIC: StaticConfig}
+# Of these drivers a host has one network, which has no addresses of its own.
+_SINGLE = ("host", "none")
+# Their subnets are those of a network outside, which the host itself may be part of.
+_OUTSIDE = ("macvlan", "ipvlan")
+_ANY_IPV4, _ANY_IPV6 = "0.0.0.0/0", "::/0"
+_DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for on the command line."""
+
+    name: str
+    driver: str
+    subnets: tuple[str, ...]
+    ip_ranges: tuple[str, ...]
+    gateways: tuple[str, ...]
+    aux_addresses: dict[str, str]
+    ipv4: bool
+    ipv6: bool
+    internal: bool
+    ipam_driver: str
+    ipam_options: dict[str, str]
+    options: dict[str, str]
+    labels: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        """The network's ID."""
+        return sha256(self.name.encode()).hexdigest()
+
+
+@click.command("create")
+@directory_option
+@path_option
+@click.option(
+    "-d",
+    "--driver",
+    default="bridge",
+    show_default=True,
+    type=click.Choice(list(drivers.DRIVERS)),
+    help="What makes the containers' interfaces.",
+)
+@click.option(
+    "--subnet", "subnets", multiple=True, metavar="CIDR", help="A subnet; 0.0.0.0/24 for any /24."
+)
+@click.option(
+    "--ip-range",
+    "ip_ranges",
+    multiple=True,
+    metavar="CIDR",
+    help="The part of a subnet that containers get addresses of.",
+)
+@click.option(
+    "--gateway",
+    "gateways",
+    multiple=True,
+    metavar="IP",
+    help="The gateway of a subnet; its first address when left out.",
+)
+@click.option(
+    "--aux-address",
+    "aux_addresses",
+    multiple=True,
+    metavar="NAME=IP",
+    callback=options.pairs,
+    help="An address that something else has; no container gets it.",
+)
+@click.option(
+    "--ipv4/--no-ipv4", default=True, help="A subnet of IPv4 where none is given (default)."
+)
+@click.option("--ipv6", is_flag=True, help="A subnet of IPv6 where none is given.")
+@click.option("--internal", is_flag=True, help="No way in or out.")
+@click.option(
+    "--ipam-driver",
+    default="default",
+    show_default=True,
+    metavar="NAME",
+    help="Who gives addresses: default (host-local), static, none, or a plugin's name.",
+)
+@click.option(
+    "--ipam-opt",
+    "ipam_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=options.pairs,
+    help="A key of the IPAM driver's configuration.",
+)
+@click.option(
+    "-o",
+    "--opt",
+    "driver_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=options.pairs,
+    help="An option by Docker's name, or a key of the driver's configuration.",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY[=VALUE]",
+    callback=options.pairs,
+    help="A label.",
+)
+@click.option("--mtu", help="MTU of the interfaces.")
+@click.option(
+    "--pools",
+    "pools_file",
+    type=click.Path(path_type=Path),
+    default=pools.DEFAULT_FILE,
+    show_default=True,
+    envvar="CNM_POOLS",
+    show_envvar=True,
+    help="Where default pools are said.",
+)
+@click.argument("name")
+def create(
+    directory: Directory,
+    path: tuple[str, ...],
+    name: str,
+    driver: str,
+    driver_options: dict[str, str],
+    mtu: str | None,
+    pools_file: Path,
+    ipam_driver: str,
+    **given: Any,
+) -> None:
+    """Make a network and print its ID.
+
+    The network is a file that runtimes take as it is; the kernel has nothing of it before
+    the first container.
+    """
+    _check_name(name)
+    if mtu is not None:
+        driver_options = {**driver_options, "mtu": mtu}
+    wanted = Wanted(
+        name=name,
+        driver=driver,
+        options=driver_options,
+        ipam_driver=_IPAM_NAMES.get(ipam_driver, ipam_driver),
+        **given,
+    )
+    with directory:
+        networks, _ = directory.read()
+        _refuse_taken(wanted, networks, directory)
+        document = _document(wanted, _subnets(wanted, networks, pools_file))
+        _validate(document, networks)
+        directory.write(document)
+    click.echo(wanted.id)
+    for missing in _missing(document["plugins"][0], path):
+        output.warn(
+            f'there is no executable "{missing}" in {":".join(path)}; '
+            "put it where the runtime looks for plugins, or say --cni-path"
+        )
+
+
+def _check_name(name: str) -> None:
+    try:
+        formats.name(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="NAME") from None
+
+
+def _refuse_taken(wanted: Wanted, networks: list[Conflist], directory: Directory) -> None:
+    for each in networks:
+        if each.name == wanted.name:
+            raise exists(each.name, each.path)
+        if each.driver == wanted.driver and wanted.driver in _SINGLE:
+            raise Failure(
+                f'only one instance of "{wanted.driver}" network is allowed, '
+                f'and there is "{each.name}" ({each.path})',
+                advice="use that one",
+                code=IN_THE_WAY,
+            )
+
+
+def _subnets(wanted: Wanted, networks: list[Conflist], pools_file: Path) -> list[Subnet]:
+    """The subnets that are asked for, and those that default pools give."""
+    _refuse_needless(wanted)
+    texts = [*wanted.subnets, *_any_subnets(wanted)]
+    if not texts:
+        return sort_out((), wanted.ip_ranges, wanted.gateways, wanted.aux_addresses)
+    for text in texts:
+        check_subnet(text)
+    used, host = pools.in_use_by_networks(networks), pools.in_use_by_host()
+    bridge = str(_keys(wanted).get("bridge", ""))
+    found = []
+    for text in sorted(texts, key=is_any):  # what is given before what is chosen
+        if is_any(text):
+            found.append(_choose(text, pools.load(pools_file), used + host))
+        else:
+            on_host = [] if wanted.driver in _OUTSIDE else host
+            pools.refuse_overlap(text, used + on_host, bridge=bridge)
+            found.append(text)
+        used.append(pools.Use(IPNetwork(found[-1]), f"{found[-1]} of the same network"))
+    sorted_out = sort_out(found, wanted.ip_ranges, wanted.gateways, wanted.aux_addresses)
+    if wanted.driver == "bridge":
+        for each in sorted_out:
+            each.gateway = each.gateway or first_address(each.subnet)
+    return sorted_out
+
+
+def _refuse_needless(wanted: Wanted) -> None:
+    """Refuse what says addresses where there are none, or none that we give."""
+    if wanted.driver in _SINGLE:
+        who = f"the {wanted.driver} driver"
+    elif wanted.ipam_driver in (NONE, STATIC, DHCP):
+        who = f"the IPAM driver {wanted.ipam_driver}"
+    else:
+        return
+    for option, given in (
+        ("--subnet", wanted.subnets),
+        ("--ip-range", wanted.ip_ranges),
+        ("--gateway", wanted.gateways),
+        ("--aux-address", wanted.aux_addresses),
+        ("--ipv6", wanted.ipv6),
+        ("--internal", wanted.internal and wanted.driver in _SINGLE),
+    ):
+        if given:
+            raise Failure(f"{option}: {who} takes no such option", advice=f"leave {option} out")
+
+
+def _any_subnets(wanted: Wanted) -> Iterator[str]:
+    """A subnet of any place for each IP version that has none; others than us choose theirs."""
+    if wanted.driver in _SINGLE or wanted.ipam_driver != HOST_LOCAL:
+        return
+    if wanted.ipv4 and all(":" in each for each in wanted.subnets):
+        yield _ANY_IPV4
+    if wanted.ipv6 and not any(":" in each for each in wanted.subnets):
+        yield _ANY_IPV6
+
+
+def _choose(text: str, of_pools: dict[int, list[PoolConfig]], used: list[pools.Use]) -> str:
+    size = int(text.partition("/")[2])
+    return pools.choose(of_pools[6 if ":" in text else 4], used, size or None)
+
+
+def _keys(wanted: Wanted) -> dict[str, Any]:
+    """The keys of the driver's configuration that were given."""
+    model = drivers.model_of(wanted.driver)
+    return options.keys_of(wanted.driver, wanted.options, model)
+
+
+def _document(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
+    """The file: the plugin that runtimes call, and beside it what only we know."""
+    about = {
+        "created": timestamp(datetime.now(UTC)),
+        "internal": wanted.internal,
+        "labels": wanted.labels,
+        "options": wanted.options,
+        "ipamOptions": wanted.ipam_options,
+    }
+    return {
+        "cniVersion": CNI_VERSION,
+        "name": wanted.name,
+        OURS: {key: value for key, value in about.items() if value},
+        "plugins": [_plugin(wanted, subnets)],
+    }
+
+
+def _plugin(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
+    plugin: dict[str, Any] = {"type": wanted.driver}
+    if wanted.driver in _SINGLE:
+        return plugin | _keys(wanted)
+    addressed = wanted.ipam_driver != NONE
+    if wanted.driver == "bridge":
+        plugin |= _bridge(wanted, addressed=addressed)
+    capabilities = ["mac"] if wanted.driver != "ipvlan" else []
+    if addressed:
+        capabilities.append("ips")
+    if wanted.driver == "bridge" and addressed and not wanted.internal:
+        capabilities.append("portMappings")
+    plugin |= _keys(wanted)
+    if wanted.internal:
+        plugin["internal"] = True
+    if capabilities:
+        plugin["capabilities"] = dict.fromkeys(sorted(capabilities), True)
+    if addressed:
+        plugin["ipam"] = _ipam(wanted, subnets)
+    return plugin
+
+
+def _bridge(wanted: Wanted, *, addressed: bool) -> dict[str, Any]:
+    """What Docker's bridge networks are unless told otherwise: a way out, by the host's address."""
+    plugin: dict[str, Any] = {"bridge": f"br-{wanted.id[:12]}"}
+    if addressed and wanted.internal:
+        plugin["isGateway"] = True
+    elif addressed:
+        # podman takes a network without isGateway for an internal one.
+        plugin |= {"isGateway": True, "isDefaultGateway": True, "ipMasq": True}
+    return plugin
+
+
+def _ipam(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
+    """The `ipam` object, in host-local's words, which most IPAM plugins share."""
+    kind = wanted.ipam_driver
+    ipam: dict[str, Any] = {"type": kind}
+    versions = sorted({each.version for each in subnets})
+    if subnets:
+        ipam["ranges"] = [
+            [each.members() for each in subnets if each.version == version] for version in versions
+        ]
+    if wanted.driver in _OUTSIDE and not wanted.internal:
+        routed = [each.version for each in subnets if each.gateway]
+        if routed:
+            ipam["routes"] = [{"dst": _DEFAULT_ROUTES[version]} for version in sorted(set(routed))]
+    model = _IPAM_MODELS.get(kind)
+    for key, text in wanted.ipam_options.items():
+        if model and key not in model.model_fields:
+            raise Failure(
+                f"--ipam-opt {key}={text}: the IPAM driver {kind} has no such option",
+                advice=f"its options are {', '.join(model.model_fields)}",
+            )
+        ipam[key] = options.value(text, model or BaseModel, key)
+    return ipam
+
+
+def _validate(document: dict[str, Any], networks: Sequence[Conflist]) -> None:
+    """Refuse what the plugins would refuse, by their own models and checks."""
+    plugin = document["plugins"][0]
+    ipam = plugin.get("ipam", {})
+    ipam_model = _IPAM_MODELS.get(ipam.get("type", ""))
+    problems = _problems(NetworkConfig, {"name": document["name"], **plugin})
+    problems += _problems(drivers.model_of(plugin["type"]), plugin)
+    if ipam_model:
+        problems += [f"ipam.{each}" for each in _problems(ipam_model, ipam)]
+    if problems:
+        raise Failure("; ".join(problems), advice="nothing was made", code=INVALID)
+    if ipam_model is HostLocalConfig:
+        range_sets(host_local_config(ipam, "ipam"))
+    driver, network = drivers.open_network(document["name"], plugin)
+    driver.validate(network, EndpointOptions())
+    if plugin["type"] == "bridge":
+        _refuse_second_bridge(plugin, networks)
+
+
+def _problems(model: type[BaseModel], document: dict[str, Any]) -> list[str]:
+    try:
+        model.model_validate(document)
+    except ValidationError as error:
+        return explain(error)
+    return []
+
+
+def _refuse_second_bridge(plugin: dict[str, Any], networks: Sequence[Conflist]) -> None:
+    """One bridge has one subnet of each version, and one network."""
+    for alternatives in plugin.get("ipam", {}).get("ranges", ()):
+        if len(alternatives) > 1:
+            subnets = ", ".join(each["subnet"] for each in alternatives)
+            raise Failure(
+                f"bridge driver does not support multiple subnets of one IP version: {subnets}",
+                advice="make a network for each",
+            )
+    for each in networks:
+        if each.driver == "bridge" and each.driver_config.get("bridge") == plugin["bridge"]:
+            raise Failure(
+                f'bridge {plugin["bridge"]} is that of network "{each.name}" ({each.path})',
+                advice="choose another com.docker.network.bridge.name",
+                code=IN_THE_WAY,
+            )
+
+
+def _missing(plugin: dict[str, Any], path: tuple[str, ...]) -> list[str]:
+    """The executables of a network that are not where we look for plugins."""
+    builtin = (HOST_LOCAL, STATIC)
+    names = [plugin["type"], plugin.get("ipam", {}).get("type", HOST_LOCAL)]
+    return [name for name in names if name not in builtin and find_executable(name, path) is None]

@@ -1,0 +1,126 @@
+"""`cnm network inspect`: all that is known of a network, in the shape that Docker has for it."""
+
+import json
+from typing import Any
+
+import click
+
+from cnm_core.cli import endpoints, pool_use
+from cnm_core.cli.conflists import Conflist, Directory
+from cnm_core.cli.endpoints import Attached
+from cnm_core.cli.network import directory_option
+
+_IPAM_NAMES = {"host-local": "default", "": "null"}
+
+
+@click.command("inspect")
+@directory_option
+@click.argument("names", metavar="NETWORK...", nargs=-1, required=True)
+def inspect(directory: Directory, names: tuple[str, ...]) -> None:
+    """Print networks as a JSON array: Docker's fields, the use of pools, the file, the kernel."""
+    found = [_describe(directory.find(name)) for name in names]
+    click.echo(json.dumps(found, indent=4, ensure_ascii=False))
+
+
+def _describe(network: Conflist) -> dict[str, Any]:
+    attached = endpoints.of_network(network)
+    pools = pool_use.pools_of(network)
+    return {
+        "Name": network.name,
+        "Id": network.id,
+        "Created": network.created,
+        "Scope": "local",
+        "Driver": network.driver,
+        "EnableIPv4": network.has_version(4),
+        "EnableIPv6": network.has_version(6),
+        "IPAM": _ipam(network),
+        "Internal": network.internal,
+        "Containers": _containers(attached),
+        "Options": network.options,
+        "Labels": network.labels,
+        "Status": {
+            "IPAM": {
+                "Subnets": {
+                    each.subnet: {
+                        "IPsInUse": each.in_use,
+                        "DynamicIPsAvailable": each.available,
+                    }
+                    for each in pools
+                }
+            }
+        },
+        "MadeBy": network.owner,
+        "Conflist": {"Path": str(network.path), "Content": network.document},
+        "Kernel": {"Links": _links(network, attached)},
+    }
+
+
+def _ipam(network: Conflist) -> dict[str, Any]:
+    kind = str(network.ipam.get("type", ""))
+    return {
+        "Driver": _IPAM_NAMES.get(kind, kind),
+        "Options": network.ipam_options,
+        "Config": [_pool(each) for each in network.ranges],
+    }
+
+
+def _pool(of: dict[str, Any]) -> dict[str, Any]:
+    named = {
+        "Subnet": of.get("subnet"),
+        "IPRange": of.get("ipRange"),
+        "Gateway": of.get("gateway"),
+        "AuxiliaryAddresses": of.get("auxAddresses"),
+    }
+    return {key: value for key, value in named.items() if value}
+
+
+def _containers(attached: list[Attached]) -> dict[str, Any]:
+    """The endpoints by container ID; of a container's further ones with the interface name."""
+    found: dict[str, Any] = {}
+    for each in attached:
+        key = each.key.container_id
+        found[str(each.key) if key in found else key] = {
+            "Name": each.key.container_id,
+            "EndpointID": each.id,
+            "MacAddress": each.mac,
+            "IPv4Address": next((ip for ip in each.addresses if ":" not in ip), ""),
+            "IPv6Address": next((ip for ip in each.addresses if ":" in ip), ""),
+            "Interface": each.key.ifname,
+            "Sandbox": each.netns,
+            "HostLink": each.host_link,
+            "Ports": list(each.ports),
+        }
+    return found
+
+
+def _links(network: Conflist, attached: list[Attached]) -> list[dict[str, Any]]:
+    """What the host's kernel has under the names of the network's links."""
+    from pyroute2 import IPRoute
+
+    config = network.driver_config
+    shared = [config.get(key) for key in ("bridge", "master", "parent")]
+    names = [*filter(None, shared), *(each.host_link for each in attached if each.host_link)]
+    with IPRoute() as host:
+        indexes = {link.get("ifname"): link for link in host.get_links()}
+        addresses = host.get_addr()
+    present = {link["index"]: name for name, link in indexes.items()}
+    found = []
+    for name in dict.fromkeys(names):
+        link = indexes.get(name)
+        if link is None:
+            found.append({"Name": name, "State": "missing"})
+            continue
+        info = link.get("linkinfo")
+        of_link = [each for each in addresses if each["index"] == link["index"]]
+        found.append(
+            {
+                "Name": name,
+                "Kind": (info.get("kind") if info else None) or "",
+                "State": str(link.get("operstate", "")).lower(),
+                "MTU": link.get("mtu"),
+                "MacAddress": link.get("address") or "",
+                "Master": present.get(link.get("master"), ""),
+                "Addresses": [f"{each.get('address')}/{each['prefixlen']}" for each in of_link],
+            }
+        )
+    return found
