@@ -77,7 +77,8 @@ class Conflist:
     @property
     def ranges(self) -> list[Document]:
         """Objects with a `subnet` among what `ipam` has: host-local's, which others use too."""
-        found = [self.ipam, *_ranges(self.ipam.get("ranges"))]
+        pools = _objects(self.ipam.get("pools"))  # of a remote IPAM driver
+        found = [self.ipam, *_ranges(self.ipam.get("ranges")), *pools]
         return [each for each in found if each.get("subnet")]
 
     @cached_property

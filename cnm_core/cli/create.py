@@ -17,21 +17,28 @@ from cnm_core.cli.main import IN_THE_WAY, INVALID, Failure
 from cnm_core.cli.network import directory_option
 from cnm_core.cli.plugins import find_executable, path_option
 from cnm_core.cli.subnets import Subnet, check_subnet, first_address, is_any, sort_out
+from cnm_core.cni.pools import REMOTE
 from cnm_core.config import formats
 from cnm_core.config.host_local import host_local_config
+from cnm_core.ipam import docker_plugin
 from cnm_core.ipam.host_local import range_sets
 from cnm_core.model import EndpointOptions
 from cnm_core.schema.base import explain
 from cnm_core.schema.host_local import HostLocalConfig
 from cnm_core.schema.network import NetworkConfig
 from cnm_core.schema.pools import PoolConfig
+from cnm_core.schema.remote import RemoteConfig
 from cnm_core.schema.static import StaticConfig
 
 # containerd 1.6 and podman 4 refuse results of 1.1.0.
 CNI_VERSION = "1.0.0"
 HOST_LOCAL, STATIC, DHCP, NONE = "host-local", "static", "dhcp", "none"
 _IPAM_NAMES = {"default": HOST_LOCAL, "null": NONE}
-_IPAM_MODELS: dict[str, type[BaseModel]] = {HOST_LOCAL: HostLocalConfig, STATIC: StaticConfig}
+_IPAM_MODELS: dict[str, type[BaseModel]] = {
+    HOST_LOCAL: HostLocalConfig,
+    STATIC: StaticConfig,
+    REMOTE: RemoteConfig,
+}
 # Of these drivers a host has one network, which has no addresses of its own.
 _SINGLE = ("host", "none")
 # Their subnets are those of a network outside, which the host itself may be part of.
@@ -57,6 +64,7 @@ class Wanted:
     ipam_options: dict[str, str]
     options: dict[str, str]
     labels: dict[str, str]
+    is_remote: bool
 
     @property
     def id(self) -> str:
@@ -168,11 +176,13 @@ def create(
     _check_name(name)
     if mtu is not None:
         driver_options = {**driver_options, "mtu": mtu}
+    ipam_driver = _IPAM_NAMES.get(ipam_driver, ipam_driver)
     wanted = Wanted(
         name=name,
         driver=driver,
         options=driver_options,
-        ipam_driver=_IPAM_NAMES.get(ipam_driver, ipam_driver),
+        ipam_driver=ipam_driver,
+        is_remote=_is_remote(ipam_driver, path),
         **given,
     )
     with directory:
@@ -187,6 +197,13 @@ def create(
             f'there is no executable "{missing}" in {":".join(path)}; '
             "put it where the runtime looks for plugins, or say --cni-path"
         )
+
+
+def _is_remote(ipam_driver: str, path: tuple[str, ...]) -> bool:
+    """Whether a plugin of Docker's is meant; one of CNI_PATH with that name comes first."""
+    if ipam_driver in (HOST_LOCAL, STATIC, DHCP, NONE) or find_executable(ipam_driver, path):
+        return False
+    return "/" not in ipam_driver and docker_plugin.find(ipam_driver) is not None
 
 
 def _check_name(name: str) -> None:
@@ -229,7 +246,7 @@ def _subnets(wanted: Wanted, networks: list[Conflist], pools_file: Path) -> list
             found.append(text)
         used.append(pools.Use(IPNetwork(found[-1]), f"{found[-1]} of the same network"))
     sorted_out = sort_out(found, wanted.ip_ranges, wanted.gateways, wanted.aux_addresses)
-    if wanted.driver == "bridge":
+    if wanted.driver == "bridge" and not wanted.is_remote:
         for each in sorted_out:
             each.gateway = each.gateway or first_address(each.subnet)
     return sorted_out
@@ -328,6 +345,8 @@ def _bridge(wanted: Wanted, *, addressed: bool) -> dict[str, Any]:
 
 def _ipam(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
     """The `ipam` object, in host-local's words, which most IPAM plugins share."""
+    if wanted.is_remote:
+        return _remote_ipam(wanted, subnets)
     kind = wanted.ipam_driver
     ipam: dict[str, Any] = {"type": kind}
     versions = sorted({each.version for each in subnets})
@@ -348,6 +367,23 @@ def _ipam(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
             )
         ipam[key] = options.value(text, model or BaseModel, key)
     return ipam
+
+
+def _remote_ipam(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
+    """The `ipam` object for an IPAM driver that was written for Docker."""
+    for each in subnets:
+        if each.aux_addresses:
+            raise Failure(
+                f"--aux-address: the IPAM driver {wanted.ipam_driver} cannot be told of one",
+                advice="leave --aux-address out",
+            )
+    members: dict[str, Any] = {
+        "pools": [each.members() for each in subnets],
+        "ipv6": wanted.ipv6,
+        "options": wanted.ipam_options,
+    }
+    given = {key: value for key, value in members.items() if value}
+    return {"type": REMOTE, "driver": wanted.ipam_driver, **given}
 
 
 def _validate(document: dict[str, Any], networks: Sequence[Conflist]) -> None:
@@ -397,6 +433,6 @@ def _refuse_second_bridge(plugin: dict[str, Any], networks: Sequence[Conflist]) 
 
 def _missing(plugin: dict[str, Any], path: tuple[str, ...]) -> list[str]:
     """The executables of a network that are not where we look for plugins."""
-    builtin = (HOST_LOCAL, STATIC)
+    builtin = (HOST_LOCAL, STATIC, REMOTE)
     names = [plugin["type"], plugin.get("ipam", {}).get("type", HOST_LOCAL)]
     return [name for name in names if name not in builtin and find_executable(name, path) is None]

@@ -9,6 +9,7 @@ from cnm_core.cli import endpoints, pool_use
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.endpoints import Attached
 from cnm_core.cli.network import directory_option
+from cnm_core.cni.pools import REMOTE
 
 _IPAM_NAMES = {"host-local": "default", "": "null"}
 
@@ -57,6 +58,8 @@ def _describe(network: Conflist) -> dict[str, Any]:
 
 def _ipam(network: Conflist) -> dict[str, Any]:
     kind = str(network.ipam.get("type", ""))
+    if kind == REMOTE:
+        kind = str(network.ipam.get("driver", kind))
     return {
         "Driver": _IPAM_NAMES.get(kind, kind),
         "Options": network.ipam_options,

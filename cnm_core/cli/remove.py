@@ -13,8 +13,11 @@ from cnm_core.cli.drivers import open_network
 from cnm_core.cli.main import IN_THE_WAY, Failure
 from cnm_core.cli.network import directory_option
 from cnm_core.cli.plugins import Attachment, path_option
+from cnm_core.cni.pools import REMOTE
+from cnm_core.config.remote import remote_config
 from cnm_core.controller import NetworkController
 from cnm_core.errors import Error
+from cnm_core.ipam.remote import Remote
 from cnm_core.store import files
 from cnm_core.store.endpoints import EndpointStore
 
@@ -119,6 +122,10 @@ def _clear(network: Conflist) -> None:
         _remove_tree(Path(data, ".cnm", network.name))
         for kind in ("claim", "resting"):
             files.remove(f"{data}/.cnm/.{network.name}.{kind}")
+    elif network.ipam.get("type") == REMOTE:
+        remote = remote_config(network.ipam, "ipam")
+        Remote(network.name, remote, output.warn).collect(())
+        _remove_tree(Path(remote.data_dir, network.name))
     for directory in (f"{state}/{network.name}", f"{state}/.portmap/{network.name}"):
         _remove_records(directory, network)
 

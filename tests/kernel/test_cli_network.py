@@ -5,12 +5,14 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.commands import FAILED, IN_THE_WAY, INTERRUPTED, INVALID, NOT_FOUND, USAGE, Cnm
 from tests.iproute import HOST, Netns, Snapshot, exchange_by_tcp, run
+from tests.remote_ipam import Driver
 
 MakeNetns = Callable[[], Netns]
 TakeSnapshot = Callable[..., Snapshot]
@@ -601,6 +603,45 @@ def test_my_custom_network(cnm: Cnm, netns: MakeNetns, snapshot: TakeSnapshot) -
         custom.delete("my-custom-network", sandbox)
     custom.run("network", "rm", "my-custom-network")
     nothing_left(before, snapshot())
+
+
+def test_my_custom_network_of_docker(
+    cnm: Cnm, netns: MakeNetns, snapshot: TakeSnapshot, docker_plugins: Path
+) -> None:
+    """The same with custom-ipam as an IPAM driver that was written for Docker."""
+    driver = Driver(f"{docker_plugins}/custom-ipam.sock", docker_plugins.parent / "custom-ipam")
+    before = snapshot()
+    driver.start()
+    try:
+        words = ("--ipam-driver", "custom-ipam", "--subnet", "192.168.10.0/24")
+        words = (*words, "--ipam-opt", "color=red", "my-custom-network")
+        cnm.run("network", "create", "--driver", "bridge", *words)
+        assert cnm.plugin("my-custom-network")["ipam"] == {
+            "type": "remote",
+            "driver": "custom-ipam",
+            "pools": [{"subnet": "192.168.10.0/24"}],
+            "options": {"color": "red"},
+        }
+        one, other = netns(), netns()
+        cnm.add("my-custom-network", one)
+        address = cnm.add("my-custom-network", other)["ips"][0]["address"]
+        ip, _, length = address.partition("/")
+        assert (ip.rpartition(".")[0], length) == ("192.168.10", "24")
+        assert exchange_by_tcp(one, other, ip, b"hello") == b"hello"
+        assert driver.called("RequestPool")[0]["Options"] == {"color": "red"}
+        about = cnm.inspect("my-custom-network")["IPAM"]
+        assert about["Driver"] == "custom-ipam"
+        assert about["Config"] == [{"Subnet": "192.168.10.0/24"}]
+        taken = cnm.call("network", "create", "--subnet", "192.168.10.0/25", "another")
+        taken.fails(IN_THE_WAY, 'of network "my-custom-network"')
+        for sandbox in (one, other):
+            cnm.delete("my-custom-network", sandbox)
+        cnm.run("network", "rm", "my-custom-network")
+        assert (driver.held(), driver.pools()) == ([], [])
+    finally:
+        driver.stop()
+    nothing_left(before, snapshot())
+    assert not list(Path("/var/lib/cnm").rglob("my-custom-network"))
 
 
 def test_ports_on_the_loopback_only(cnm: Cnm, netns: MakeNetns) -> None:
