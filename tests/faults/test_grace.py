@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests import cni
@@ -70,3 +71,17 @@ def test_a_configuration_that_became_invalid(
     eth0.check(config, result).silent()
     eth0.delete(invalid)
     assert not cni.leases()
+
+
+def test_adds_while_gc_runs(endpoint: MakeEndpoint, call: Call, config: Config) -> None:
+    """Whatever step of an ADD a GC meets, the attachment is whole afterwards."""
+    ports = {"portMappings": [{"hostPort": 8000, "containerPort": 80, "protocol": "tcp"}]}
+    config = _graceful(config) | {"ipMasq": True, "macspoofchk": True}
+    endpoints = [endpoint() for _ in range(16)]
+    with ThreadPoolExecutor(4) as threads:
+        adding = [threads.submit(each.add, config) for each in endpoints[1:]]
+        adding.append(threads.submit(endpoints[0].add, config | {"runtimeConfig": ports}))
+        while not all(each.done() for each in adding):
+            call("GC", cni.collected(config)).silent()
+    for each, added in zip([*endpoints[1:], endpoints[0]], adding, strict=True):
+        each.check(config, added.result()).silent()
