@@ -362,8 +362,8 @@ class Allocations:
             _set_bit(blocks, ip)
         for owner, ips in owned.items():
             known = {boots.get((str(owner), ip)) for ip in ips}
-            boot = known.pop() if len(known) == 1 else None
-            self._note(owner, ips, self._boot() if boot is None else boot)
+            boot = known.pop() if len(known) == 1 else ""
+            self._note(owner, ips, boot or self._boot())
         for (block, length), bits in blocks.items():
             fd = open_file(self._block_path(block, length), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
             used = bits.lstrip(b"\0")  # a hole takes no room on a full disk
