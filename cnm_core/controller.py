@@ -227,6 +227,7 @@ class NetworkController:
         steps: list[Callable[[], None]] = [
             lambda: self._driver.collect(network, lambda: {*valid, *self._store.keys(network)}),
             lambda: ipam_of(None).collect(valid),
+            lambda: self._store.remove_half_written(network, grace_seconds),
         ]
         for step in steps:
             try:

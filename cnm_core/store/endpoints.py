@@ -49,6 +49,12 @@ class EndpointStore:
         """Whether an endpoint's record was written less than that ago."""
         return files.within(files.modified(self._path(network, key)) or 0, time_ns(), seconds)
 
+    def remove_half_written(self, network: str, seconds: int) -> None:
+        """Forget what a kill left of records that were being written longer ago than that."""
+        for path in files.temporaries(self._network(network)):
+            if not files.within(files.modified(path) or 0, time_ns(), seconds):
+                files.remove(path)
+
     def remove(self, network: str, key: EndpointKey) -> None:
         """Forget an endpoint; it may be forgotten already, or half written."""
         files.remove(files.temporary(self._path(network, key)))

@@ -11,6 +11,7 @@ from posix import (
     O_TRUNC,
     O_WRONLY,
     close,
+    listdir,
     mkdir,
     read,
     rename,
@@ -117,6 +118,17 @@ def temporary(path: str) -> str:
     """Where `replace` writes what is to become a file."""
     directory, _, name = path.rpartition("/")
     return f"{directory}/.{name}.new"
+
+
+def temporaries(directory: str) -> list[str]:
+    """What `replace` has begun in a directory and not ended."""
+    try:
+        names = listdir(directory)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise failure("list", directory, error) from None
+    return [f"{directory}/{name}" for name in names if name[0] == "." and name.endswith(".new")]
 
 
 def remove(path: str) -> bool:

@@ -85,3 +85,17 @@ def test_adds_while_gc_runs(endpoint: MakeEndpoint, call: Call, config: Config) 
             call("GC", cni.collected(config)).silent()
     for each, added in zip([*endpoints[1:], endpoints[0]], adding, strict=True):
         each.check(config, added.result()).silent()
+
+
+def test_a_half_written_record(endpoint: MakeEndpoint, call: Call, config: Config) -> None:
+    """What a kill left of a record goes by GC, after the grace."""
+    config = _graceful(config)
+    endpoint().add(config)
+    half = Path("/run/cnm/blue/.c1:eth0.new")
+    half.touch()
+    call("GC", cni.collected(config)).silent()
+    assert half.exists()
+    os.utime(half, (0, 0))
+    call("GC", cni.collected(config)).silent()
+    assert not half.exists()
+    assert len(cni.leases()) == 1
