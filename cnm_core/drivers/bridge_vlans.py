@@ -1,7 +1,7 @@
 """VLANs of a bridge's ports, by the Go plugin's keys: vlan, vlanTrunk, preserveDefaultVlan.
 
 A port is in `vlan` untagged, and in those of `vlanTrunk` tagged. Without `vlan` a trunk has
-VLAN 1 untagged, as the Go plugin has it since its version 1.8. A VLAN in both is untagged.
+VLAN 1 untagged, as with the Go plugin. A VLAN in both is untagged.
 
 The gateway of a VLAN has a link of its own, ``<bridge>.<vlan>``, on top of the bridge, which
 is in the VLAN for it (bridge vlan … self). The Go plugin makes a veth pair of that name with

@@ -41,7 +41,7 @@ PROCESSORS = 1  # two of them take three times as long to do the same
 MEGABYTES = 2048
 
 TOOLS = ("qemu-system-x86_64", "busybox", "cpio", "depmod", "modprobe")
-PATIENCE = 600  # seconds
+PATIENCE = 900  # seconds; five times what a quiet machine needs
 TAIL = 2000  # bytes of the console that are told again when the guest fails
 
 
