@@ -221,8 +221,8 @@ class Remote:
         """
         renewed = self._introduced(plugin, pools.wanted).replace(given=pools.given)
         if renewed.replays:
-            for index, each in enumerate(pools.wanted.pools):
-                given = self._replay_pool(plugin, renewed, each, pools.given[index])
+            for index, before in enumerate(pools.given):  # fewer than wanted after a kill
+                given = self._replay_pool(plugin, renewed, pools.wanted.pools[index], before)
                 changed = (*renewed.given[:index], given, *renewed.given[index + 1 :])
                 renewed = renewed.replace(given=changed)
                 self._saved(renewed.replace(identity=pools.identity))
