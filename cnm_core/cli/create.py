@@ -1,5 +1,6 @@
 """`cnm network create`: a network's file, made of options that Docker has too."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any
 
 import click
 from netaddr import IPNetwork
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from cnm_core.cli import drivers, options, output, pools
 from cnm_core.cli.conflists import OURS, Conflist, Directory, exists, timestamp
@@ -19,26 +20,16 @@ from cnm_core.cli.plugins import find_executable, path_option
 from cnm_core.cli.subnets import Subnet, check_subnet, first_address, is_any, sort_out
 from cnm_core.cni.pools import REMOTE
 from cnm_core.config import formats
-from cnm_core.config.host_local import host_local_config
 from cnm_core.ipam import docker_plugin
-from cnm_core.ipam.host_local import range_sets
 from cnm_core.model import EndpointOptions
-from cnm_core.schema.base import explain
-from cnm_core.schema.host_local import HostLocalConfig
-from cnm_core.schema.network import NetworkConfig
+from cnm_core.schema import conflist
+from cnm_core.schema.plugins import PLUGINS
 from cnm_core.schema.pools import PoolConfig
-from cnm_core.schema.remote import RemoteConfig
-from cnm_core.schema.static import StaticConfig
 
 # containerd 1.6 and podman 4 refuse results of 1.1.0.
 CNI_VERSION = "1.0.0"
 HOST_LOCAL, STATIC, DHCP, NONE = "host-local", "static", "dhcp", "none"
 _IPAM_NAMES = {"default": HOST_LOCAL, "null": NONE}
-_IPAM_MODELS: dict[str, type[BaseModel]] = {
-    HOST_LOCAL: HostLocalConfig,
-    STATIC: StaticConfig,
-    REMOTE: RemoteConfig,
-}
 # Of these drivers a host has one network, which has no addresses of its own.
 _SINGLE = ("host", "none")
 # Their subnets are those of a network outside, which the host itself may be part of.
@@ -289,7 +280,7 @@ def _choose(text: str, of_pools: dict[int, list[PoolConfig]], used: list[pools.U
 
 def _keys(wanted: Wanted) -> dict[str, Any]:
     """The keys of the driver's configuration that were given."""
-    model = drivers.model_of(wanted.driver)
+    model = PLUGINS[wanted.driver].models[-1]
     return options.keys_of(wanted.driver, wanted.options, model)
 
 
@@ -358,7 +349,7 @@ def _ipam(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
         routed = [each.version for each in subnets if each.gateway]
         if routed:
             ipam["routes"] = [{"dst": _DEFAULT_ROUTES[version]} for version in sorted(set(routed))]
-    model = _IPAM_MODELS.get(kind)
+    model = PLUGINS[kind].ipam if kind in PLUGINS else None
     for key, text in wanted.ipam_options.items():
         if model and key not in model.model_fields:
             raise Failure(
@@ -388,29 +379,18 @@ def _remote_ipam(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
 
 def _validate(document: dict[str, Any], networks: Sequence[Conflist]) -> None:
     """Refuse what the plugins would refuse, by their own models and checks."""
-    plugin = document["plugins"][0]
-    ipam = plugin.get("ipam", {})
-    ipam_model = _IPAM_MODELS.get(ipam.get("type", ""))
-    problems = _problems(NetworkConfig, {"name": document["name"], **plugin})
-    problems += _problems(drivers.model_of(plugin["type"]), plugin)
-    if ipam_model:
-        problems += [f"ipam.{each}" for each in _problems(ipam_model, ipam)]
+    problems = [
+        f"{each.pointer.removeprefix('/plugins/0/')}: {each.message}"
+        for each in conflist.Conflist(json.dumps(document).encode()).problems
+        if each.severity == conflist.ERROR
+    ]
     if problems:
         raise Failure("; ".join(problems), advice="nothing was made", code=INVALID)
-    if ipam_model is HostLocalConfig:
-        range_sets(host_local_config(ipam, "ipam"))
+    plugin = document["plugins"][0]
     driver, network = drivers.open_network(document["name"], plugin)
     driver.validate(network, EndpointOptions())
     if plugin["type"] == "bridge":
         _refuse_second_bridge(plugin, networks)
-
-
-def _problems(model: type[BaseModel], document: dict[str, Any]) -> list[str]:
-    try:
-        model.model_validate(document)
-    except ValidationError as error:
-        return explain(error)
-    return []
 
 
 def _refuse_second_bridge(plugin: dict[str, Any], networks: Sequence[Conflist]) -> None:

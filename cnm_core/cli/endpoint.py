@@ -6,7 +6,8 @@ import click
 
 from cnm_core.cli import endpoints, output
 from cnm_core.cli.conflists import Directory
-from cnm_core.cli.endpoints import DEFAULT_STATE, Attached
+from cnm_core.cli.drivers import DEFAULT_STATE
+from cnm_core.cli.endpoints import Attached
 from cnm_core.cli.network import directory_option
 
 

@@ -7,15 +7,13 @@ from typing import Any
 
 from cnm_core.cli import plugins
 from cnm_core.cli.conflists import Conflist
-from cnm_core.cni.pools import directory_or
-from cnm_core.config.network import NetworkConfig
+from cnm_core.cli.drivers import state_dir
 from cnm_core.errors import StateFailure
 from cnm_core.inet import format_ip, format_mac
 from cnm_core.kernel.netns import find_netns
 from cnm_core.model import Endpoint, EndpointKey, PublishedPort
 from cnm_core.store.endpoints import EndpointStore
 
-DEFAULT_STATE = NetworkConfig("default").state_dir
 _PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp"}
 
 
@@ -51,7 +49,7 @@ class Attached:
 def of_network(network: Conflist) -> list[Attached]:
     """The endpoints of a network, by container ID and interface name."""
     found = {each.key: each for each in map(_of_cache, plugins.cached_of(network.name))}
-    found |= {each.key: each for each in recorded(state_dir(network), network.name)}
+    found |= {each.key: each for each in recorded(state_dir(network.driver_config), network.name)}
     return [found[key] for key in sorted(found, key=str)]
 
 
@@ -59,11 +57,6 @@ def recorded(directory: str, network: str) -> list[Attached]:
     """The endpoints that have records of ours."""
     store = EndpointStore(directory)
     return [_of_record(store, network, key) for key in store.keys(network)]
-
-
-def state_dir(network: Conflist) -> str:
-    """Where a network's records live."""
-    return directory_or(network.driver_config.get("stateDir"), DEFAULT_STATE)
 
 
 def recorded_networks(directory: str) -> list[str]:

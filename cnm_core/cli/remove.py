@@ -9,7 +9,7 @@ import click
 
 from cnm_core.cli import endpoints, output, plugins, pool_use
 from cnm_core.cli.conflists import Conflist, Directory
-from cnm_core.cli.drivers import open_network
+from cnm_core.cli.drivers import open_network, state_dir
 from cnm_core.cli.main import IN_THE_WAY, Failure
 from cnm_core.cli.network import directory_option
 from cnm_core.cli.plugins import Attachment, path_option
@@ -114,7 +114,7 @@ def _refuse_foreign(network: Conflist, *, force: bool) -> None:
 def _clear(network: Conflist) -> None:
     """All that was made for the network but its file, by which a killed call is repeated."""
     driver, of_driver = open_network(network.name, network.driver_config)
-    state = endpoints.state_dir(network)
+    state = state_dir(network.driver_config)
     NetworkController(driver, EndpointStore(state)).delete_network(of_driver)
     if pool_use.is_host_local(network):
         data = pool_use.data_dir(network)
