@@ -14,6 +14,7 @@ and each element says in its comment whose it is. NAT is in tables of one family
 kernels before 5.2 have none in ``inet``.
 """
 
+from _socket import AF_INET, AF_INET6
 from errno import EBUSY, EEXIST, ENOENT
 
 from cnm_core.drivers import firewall_rules as rules
@@ -122,7 +123,7 @@ class Firewall:
             if error.errno in (EEXIST, EBUSY):
                 self._refuse_taken(wanted)
             raise
-        self._forget_flows(wanted)
+        self._forget_earlier(wanted)
 
     def unpublish(self, ports: tuple[PublishedPort, ...], target: Target) -> None:
         """Take the target's ports back; those that somebody else has by now stay."""
@@ -205,23 +206,22 @@ class Firewall:
                 if error.errno != ENOENT:
                     raise
                 continue  # somebody else removed one of them meanwhile
-            self._forget_flows(ours)
+            self._forget_later(ours)
             return
 
-    def _forget_flows(self, elements: "list[Placed]") -> None:
-        """Have UDP flows to the host that go on follow the change; TCP ones begin anew."""
-        udp = [(family, *_host_port(name, each)) for family, name, each in elements]
-        udp = [each for each in udp if each[2] == UDP]
-        if not udp:
-            return
-        own = [each.address.ip for each in address.list_of(Socket(), 0)]
-        to = {
-            (ip, port)
-            for family, host_ip, _, port in udp
-            for ip in ([host_ip] if host_ip else own)
-            if family_of(ip) == family
-        }
-        conntrack.forget(self._socket, UDP, to)
+    def _forget_earlier(self, elements: "list[Placed]") -> None:
+        """Have UDP flows to the host that go on follow new ports; TCP ones begin anew."""
+        to = set()
+        for family, name, element in elements:
+            host_ip, protocol, port = _host_port(name, element)
+            if protocol == UDP:
+                to |= {(ip, port) for ip in ([host_ip] if host_ip else _own(family))}
+        conntrack.forget(self._socket, UDP, conntrack.DESTINATION, to)
+
+    def _forget_later(self, elements: "list[Placed]") -> None:
+        """Have UDP flows to containers follow the removal of their ports."""
+        udp = {_leads_to(each) for _, name, each in elements if _host_port(name, each)[1] == UDP}
+        conntrack.forget(self._socket, UDP, conntrack.RESPONDER, udp)
 
     def _network(self, family: str, subnet: Address) -> Element | None:
         return nft.find_element(self._socket, family, TABLE, "networks", subnet.ip)
@@ -266,9 +266,26 @@ def _elements(ports: tuple[PublishedPort, ...], target: Target) -> "list[Placed]
 
 def _holder(element: Element) -> str:
     """Whose an element is and where it leads, in words."""
+    ip, port = _leads_to(element)
+    return f'"{element.comment}" for {format_ip(ip)} port {port}'
+
+
+def _leads_to(element: Element) -> tuple[bytes, int]:
+    """Address and port of the container."""
     ip, port = element.data[:-4], element.data[-4:-2]
     assert isinstance(ip, bytes) and isinstance(port, bytes)
-    return f'"{element.comment}" for {format_ip(ip)} port {int.from_bytes(port, "big")}'
+    return ip, int.from_bytes(port, "big")
+
+
+def _own(family: str) -> list[bytes]:
+    """The host's addresses to which flows to containers may be sent.
+
+    Not those of link scope, which no router passes on (RFC 4291, section 2.5.6) and every
+    host end has one of.
+    """
+    kind = AF_INET if family == "ip" else AF_INET6
+    present = address.list_of(Socket(), 0, kind)
+    return [each.address.ip for each in present if each.scope != address.RT_SCOPE_LINK]
 
 
 def _port_in(name: str, element: Element) -> str:

@@ -49,9 +49,9 @@ def delete(index: int, address: Address) -> Request:
     return Request(RTM_DELADDR, NLM_F_ACK, message, f"remove address {what}")
 
 
-def list_of(socket: Socket, index: int) -> list[LinkAddress]:
-    """The addresses of a link, both families; of every link for index 0."""
-    body = _IFADDRMSG.pack(0, 0, 0, 0, index)
+def list_of(socket: Socket, index: int, family: int = 0) -> list[LinkAddress]:
+    """The addresses of a link, of every link for index 0; of one family, of both for 0."""
+    body = _IFADDRMSG.pack(family, 0, 0, 0, index)
     request = Request(RTM_GETADDR, NLM_F_DUMP, body, "list addresses")
     found = []
     for message in socket.dump(request):
