@@ -12,33 +12,31 @@ from trial import Trial
 from cases.registry import case
 
 ADDRESS_COUNTS = (0, 1000, 10000, 50000)
-SOME_COUNTS = (0, 10000, 50000)
 RESTING = 20
 SLOWNESS = {10000: 2, 50000: 3}  # how many times fewer rounds there are
 
 
 @case("host-local")
 def hlscale(trial: Trial) -> None:
-    """host-local with 0, 1000, 10000 and 50000 addresses in use."""
-    _time_used(trial, ADDRESS_COUNTS, "hlscale_{}")
+    """host-local with 0, 1000, 10000 and 50000 addresses in use: hlscale, hlrest, hlstatic.
+
+    In hlrest released addresses rest, of which there are 20, and a hundred ranges are
+    excluded. In hlstatic the container asks for its address besides.
+    """
+    directories = _directories(trial, ADDRESS_COUNTS)
+    _time_used(trial, directories, "hlscale_{}")
+    for peer in trial.peers:
+        if peer.label == OURS:
+            for count in ADDRESS_COUNTS:
+                _let_rest(trial, peer, _resting(peer, directories[peer, count]))
+    _time_used(trial, directories, "hlrest_{}", options=_resting)
+    _time_used(trial, directories, "hlstatic_{}", options=_requesting)
 
 
 @case("host-local")
 def hlgap(trial: Trial) -> None:
     """host-local where the search begins before 1000 and 10000 used addresses."""
-    _time_used(trial, (1000, 10000), "hlgap_{}", rewind=True)
-
-
-@case("host-local")
-def hlrest(trial: Trial) -> None:
-    """hlscale where released addresses rest, a hundred ranges are excluded, and 20 rest."""
-    _time_used(trial, SOME_COUNTS, "hlrest_{}", options=_resting)
-
-
-@case("host-local")
-def hlstatic(trial: Trial) -> None:
-    """hlrest where the container asks for its address."""
-    _time_used(trial, SOME_COUNTS, "hlstatic_{}", options=_requesting)
+    _time_used(trial, _directories(trial, (1000, 10000)), "hlgap_{}", rewind=True)
 
 
 def _resting(peer: Peer, data: Path) -> Config:
@@ -54,31 +52,32 @@ def _requesting(peer: Peer, data: Path) -> Config:
     return _resting(peer, data) | {"args": {"cni": {"ips": [f"10.{100 + peer.index}.249.7"]}}}
 
 
+def _directories(trial: Trial, counts: tuple[int, ...]) -> dict[tuple[Peer, int], Path]:
+    """Data directories by peer and number of used addresses."""
+    directories = {}
+    for peer in trial.peers:
+        for count in counts:
+            data = directories[peer, count] = trial.world.directory()
+            use_addresses(peer, data / networks.addresses(peer, data)["name"], count)
+    return directories
+
+
 def _time_used(
     trial: Trial,
-    counts: tuple[int, ...],
+    directories: dict[tuple[Peer, int], Path],
     row: str,
     *,
     options: Callable[[Peer, Path], Config] = networks.addresses,
     rewind: bool = False,
 ) -> None:
     """Time host-local at each count of used addresses, the counts taking turns too."""
-    configs: dict[tuple[Peer, int], Config] = {}
-    for peer in trial.peers:
-        for count in counts:
-            data = trial.world.directory()
-            configs[peer, count] = options(peer, data)
-            use_addresses(peer, data / configs[peer, count]["name"], count)
-            if peer.label == OURS and "quarantineSeconds" in configs[peer, count]["ipam"]:
-                _let_rest(trial, peer, configs[peer, count])
     for number, peer in trial.rotation():
-        for count in counts:
-            if number >= max(1, trial.rounds // SLOWNESS.get(count, 1)):
+        for (owner, count), data in directories.items():
+            if owner != peer or number >= max(1, trial.rounds // SLOWNESS.get(count, 1)):
                 continue
-            config = configs[peer, count]
+            config = options(peer, data)
             if rewind:
-                directory = Path(config["ipam"]["dataDir"], config["name"])
-                (directory / "last_reserved_ip.0").write_text(address(peer, 0))
+                (data / config["name"] / "last_reserved_ip.0").write_text(address(peer, 0))
             attachment = Attachment(container_id(0xADD00000 + number), "/run/netns/none")
             for verb in ("ADD", "DEL"):
                 trial.call(
