@@ -189,7 +189,8 @@ def _nftables(_: "IPRoute") -> None:
 
 
 def _conntrack(_: "IPRoute") -> None:
-    conntrack.forget(nftables.open_socket(), _UDP, [(bytes([127, 0, 0, 1]), 9)])
+    discarded = [(bytes([127, 0, 0, 1]), 9)]
+    conntrack.forget(nftables.open_socket(), _UDP, conntrack.DESTINATION, discarded)
 
 
 _NFT_MODULES = (
