@@ -14,6 +14,8 @@ from cnm_core.errors import (
     StateFailure,
     raise_all,
 )
+from cnm_core.kernel import link
+from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.netns import Netns, find_netns
 from cnm_core.model import (
     Addressing,
@@ -44,14 +46,24 @@ if TYPE_CHECKING:
         def complete(self, network: Network, addressing: Addressing) -> Addressing:
             """Add what the network implies to what the IPAM driver gave: gateways, routes."""
 
-        def create_network(self, network: Network, leases: tuple[Lease, ...]) -> None:
-            """Make what the network's endpoints share; safe to repeat."""
+        def create_network(self, network: Network, leases: tuple[Lease, ...]) -> bool:
+            """Make what the network's endpoints share; whether nothing of it was there.
+
+            Safe to repeat: with leases, once they are known.
+            """
 
         def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
-            """Choose names and MAC address; changes nothing yet."""
+            """Choose names and MAC address; changes nothing yet.
 
-        def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
+            `parents` of the endpoint are the links that `create_network` makes where they
+            are missing and that go with the last endpoint that stands on them.
+            """
+
+        def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
             """Make the links. Undoes itself where it fails."""
+
+        def configure(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
+            """Give the container's end its addresses and routes; `leave` undoes it."""
 
         def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
             """Remove the links; without a record what the sandbox has under that name."""
@@ -89,6 +101,7 @@ class NetworkController:
     def __init__(self, driver: "Driver", store: EndpointStore) -> None:
         self._driver = driver
         self._store = store
+        self._made_network = False
 
     def create_network(self, network: Network, leases: tuple[Lease, ...] = ()) -> None:
         """Make what the network's endpoints share, with the gateways of the leases."""
@@ -103,11 +116,14 @@ class NetworkController:
         ipam: "IpamDriver",
         options: EndpointOptions,
     ) -> Endpoint:
-        """RequestAddress and CreateEndpoint: claimed and recorded, and nothing made yet."""
-        addressing = _request(ipam, key)
+        """RequestAddress and CreateEndpoint: claimed and recorded, and no link of it made yet.
+
+        Without addresses where the IPAM driver needs the link first: then `join` asks it.
+        """
+        addressing = Addressing() if ipam.needs_link else _request(ipam, key)
         try:
-            addressing = self._driver.complete(network, addressing)
-            self.create_network(network, addressing.leases)
+            if not ipam.needs_link:
+                addressing = self._driver.complete(network, addressing)
             endpoint = Endpoint(
                 network=network.name,
                 key=key,
@@ -117,16 +133,31 @@ class NetworkController:
                 pool=network.pool,
                 addressing=addressing,
             )
-            endpoint = self._driver.create_endpoint(network, endpoint)
-            self._store.save(endpoint)
+            with self._store.lock(network.name):
+                return self._establish(network, self._driver.create_endpoint(network, endpoint))
         except BaseException:
-            _undo(ipam.release, key)
+            _undo(self.delete_endpoint, network.name, key, ipam)
+            _undo(self._abandon, network)
             raise
-        return endpoint
 
-    def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
-        """Connect the endpoint with its sandbox."""
-        return self._driver.join(network, endpoint, netns)
+    def join(
+        self, network: Network, endpoint: Endpoint, netns: Netns, ipam: "IpamDriver"
+    ) -> Attachment:
+        """Connect the endpoint with its sandbox; where that fails, nothing of it is left."""
+        try:
+            self._driver.join(network, endpoint, netns)
+        except BaseException:
+            _undo(self.delete_endpoint, network.name, endpoint.key, ipam)
+            _undo(self._abandon, network)
+            raise
+        try:
+            if ipam.needs_link:
+                endpoint = self._address(network, endpoint, ipam)
+            return self._driver.configure(network, endpoint, netns)
+        except BaseException:
+            _undo(self.detach, network.name, endpoint.key, netns, lambda _: ipam)
+            _undo(self._abandon, network)
+            raise
 
     def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
         """Disconnect the endpoint; its sandbox may be gone, and so may its record."""
@@ -135,7 +166,7 @@ class NetworkController:
     def delete_endpoint(self, network: str, key: EndpointKey, ipam: "IpamDriver") -> None:
         """ReleaseAddress, and forget the endpoint."""
         ipam.release(key)
-        self._store.remove(network, key)
+        self._forget(network, key, self.endpoint(network, key))
 
     def attach(
         self,
@@ -154,11 +185,7 @@ class NetworkController:
         self._clear_leftover(network.name, key, netns, ipam)
         sandbox = Sandbox(netns.path, netns.identity)
         endpoint = self.create_endpoint(network, key, sandbox, ipam, options)
-        try:
-            return self.join(network, endpoint, netns)
-        except BaseException:
-            _undo(self.delete_endpoint, network.name, key, ipam)
-            raise
+        return self.join(network, endpoint, netns, ipam)
 
     def detach(
         self,
@@ -170,11 +197,20 @@ class NetworkController:
         """Leave and DeleteEndpoint; of what is gone already, nothing.
 
         `ipam_of` gives the driver that takes the addresses back, from the endpoint's
-        record or, where there is none, from what else is known.
+        record or, where there is none, from what else is known. One that needs the link
+        is told while there is one.
         """
         endpoint = self.endpoint(network, key)
-        self.leave(key, endpoint, netns)
-        self.delete_endpoint(network, key, ipam_of(endpoint))
+        ipam = ipam_of(endpoint)
+        if ipam.needs_link:
+            try:
+                ipam.release(key)
+            finally:
+                self.leave(key, endpoint, netns)
+        else:
+            self.leave(key, endpoint, netns)
+            ipam.release(key)
+        self._forget(network, key, endpoint)
 
     def endpoint(self, network: str, key: EndpointKey) -> Endpoint | None:
         """The endpoint's record; None where there is none, or one that makes no sense."""
@@ -255,6 +291,49 @@ class NetworkController:
                     f'network "{network.name}" has {len(keys)} endpoints, {keys[0]} among them'
                 )
             self._driver.delete_network(network)
+
+    def _establish(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """Record the endpoint, then make what it stands on; of its parents those that are ours."""
+        leases = endpoint.addressing.leases
+        if not endpoint.parents:
+            self._store.save(endpoint)
+            self._made_network = self._driver.create_network(network, leases)
+            return endpoint
+        with self._store.lock_of_parents():
+            ours = tuple(name for name in endpoint.parents if self._makes(name, endpoint))
+            endpoint = endpoint.replace(parents=ours)
+            self._store.save(endpoint)
+            self._made_network = self._driver.create_network(network, leases)
+        return endpoint
+
+    def _makes(self, parent: str, endpoint: Endpoint) -> bool:
+        """Whether a parent link is to be made, or was by us: not one that was there before."""
+        return link.find(Socket(), parent) is None or self._store.shares_parent(parent, endpoint)
+
+    def _address(self, network: Network, endpoint: Endpoint, ipam: "IpamDriver") -> Endpoint:
+        """RequestAddress, of a driver that needs the link; the endpoint with its addresses."""
+        addressing = self._driver.complete(network, ipam.request(endpoint.key))
+        endpoint = endpoint.replace(addressing=addressing)
+        self._store.save(endpoint)
+        self.create_network(network, addressing.leases)
+        return endpoint
+
+    def _forget(self, network: str, key: EndpointKey, endpoint: Endpoint | None) -> None:
+        """Remove the record, and before it the parent links that nobody else stands on."""
+        if endpoint is None or not endpoint.parents:
+            self._store.remove(network, key)
+            return
+        with self._store.lock_of_parents():
+            for name in endpoint.parents:
+                if not self._store.shares_parent(name, endpoint):
+                    link.delete_if_present(Socket(), name)
+            self._store.remove(network, key)
+
+    def _abandon(self, network: Network) -> None:
+        """Remove what a failed call made for the network, unless somebody else uses it by now."""
+        with self._store.lock(network.name):
+            if self._made_network and not self._store.keys(network.name):
+                self._driver.delete_network(network)
 
     def _clear_leftover(
         self, network: str, key: EndpointKey, netns: Netns, ipam: "IpamDriver"

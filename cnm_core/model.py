@@ -142,7 +142,8 @@ class Endpoint(Record):
     """One sandbox's place on one network, and what was made for it.
 
     `host_link` is the name of the link in the host's namespace, "" where a driver makes none;
-    with `source_checked` it may send from `mac` only.
+    with `source_checked` it may send from `mac` only. `parents` are links of the host that
+    we made for it to stand on, and that go with the last endpoint that names them.
     """
 
     network: str
@@ -151,6 +152,7 @@ class Endpoint(Record):
     host_link: str = ""
     mac: bytes | None = None
     source_checked: bool = False
+    parents: tuple[str, ...] = ()
     pool: Pool = Pool()
     addressing: Addressing = Addressing()
     ports: tuple[PublishedPort, ...] = ()

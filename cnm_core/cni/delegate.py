@@ -39,8 +39,11 @@ _REGULAR, _FORMAT = 0o100000, 0o170000
 class DelegatedIpam:
     """An IPAM driver that is another executable of CNI_PATH.
 
+    It is asked when the link is there, as the Go plugins do it: dhcp talks through it.
     Every verb gets the environment and the configuration of our own call, as they came.
     """
+
+    needs_link = True
 
     def __init__(self, kind: str, invocation: Invocation) -> None:
         self.pool = Pool(kind)
@@ -48,12 +51,8 @@ class DelegatedIpam:
         self._invocation = invocation
 
     def request(self, key: EndpointKey) -> Addressing:
-        """ADD; where that fails, DEL as well, before the error is passed on."""
-        try:
-            attachment = self._result(self._call("ADD"))
-        except Error:
-            self._undo()
-            raise
+        """ADD; where that fails, the caller is to release."""
+        attachment = self._result(self._call("ADD"))
         return Addressing(attachment.leases, attachment.routes, attachment.dns)
 
     def release(self, key: EndpointKey) -> None:
@@ -84,12 +83,6 @@ class DelegatedIpam:
         if not attachment.leases:
             raise DelegateFailed(f'IPAM plugin "{self._kind}" returned no address')
         return attachment
-
-    def _undo(self) -> None:
-        try:
-            self._call("DEL")
-        except Error:
-            pass  # the failure of ADD says more; the runtime sends DEL again
 
     def _call(self, command: str) -> str:
         path = find_plugin(self._kind, self._invocation.path)

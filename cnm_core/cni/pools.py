@@ -36,6 +36,10 @@ def driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
     if _is_remote(call, kind, ipam):
         mac = requested_mac(call, network_config(call.config))
         return _remote(call, _remote_options(kind, ipam), _requests(call)[0], mac)
+    if kind:
+        from cnm_core.cni.delegate import find_plugin
+
+        find_plugin(kind, call.path)  # before links are made that it is to address
     return _keeping(call, kind)
 
 

@@ -6,14 +6,21 @@ from time import sleep
 
 from cnm_core.config.bridge import BridgeConfig, bridge_config
 from cnm_core.drivers import gateway
-from cnm_core.drivers.container_end import announce, configure, container_drift
+from cnm_core.drivers.container_end import (
+    announce,
+    attached,
+    configure,
+    container_drift,
+    interface,
+    random_mac,
+)
 from cnm_core.errors import (
     InvalidNetworkConfig,
     KernelRefused,
     NotAvailable,
     UnsupportedField,
 )
-from cnm_core.inet import Address, format_ip, format_mac, to_int, to_ip
+from cnm_core.inet import Address, format_ip, to_int, to_ip
 from cnm_core.kernel import link, route, sysctl
 from cnm_core.kernel.link import Link
 from cnm_core.kernel.netlink import Request, Socket
@@ -25,7 +32,6 @@ from cnm_core.model import (
     Endpoint,
     EndpointKey,
     EndpointOptions,
-    Interface,
     Lease,
     Network,
     Route,
@@ -47,11 +53,12 @@ _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
 
 
 class Bridge:
-    """The driver for one call: it keeps a socket, and the bridge once it has been seen."""
+    """The driver for one call: it keeps a socket, and the links once they have been seen."""
 
     def __init__(self) -> None:
         self._host = Socket()
         self._bridge: Link | None = None
+        self._host_end: Link | None = None
         self._gateway: Link | None = None  # where it is not the bridge
         self._port_vlans: PortVlans | None = None
         self._rules: Firewall | None = None
@@ -96,9 +103,10 @@ class Bridge:
             )
         return addressing.replace(leases=leases, routes=routes)
 
-    def create_network(self, network: Network, leases: tuple[Lease, ...]) -> None:
+    def create_network(self, network: Network, leases: tuple[Lease, ...]) -> bool:
         """The bridge, up, with its gateway addresses. Adopts a bridge that is there."""
         options = _options(network)
+        missing = self._bridge is None
         bridge = self._bridge or self._create_bridge(network, options)
         if vlans := self._vlans(options):
             vlans.begin(bridge)
@@ -112,13 +120,14 @@ class Bridge:
         if _needs_policy(options):
             self._apply_policy(network, leases)
         self._bridge = bridge
+        return missing
 
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """A random host end name, and a MAC address unless one was asked for."""
         host_ip = _options(network).host_binding_ipv4
         return endpoint.replace(
             host_link=_random_name(),
-            mac=endpoint.mac or _random_mac(),
+            mac=endpoint.mac or random_mac(),
             source_checked=_options(network).macspoofchk,
             ports=tuple(
                 port.replace(host_ip=host_ip) if port.host_ip is None else port
@@ -126,22 +135,22 @@ class Bridge:
             ),
         )
 
-    def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
-        """The veth pair, its addresses and routes. Raises KernelRefused, AddressInUse."""
+    def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
+        """The veth pair, with nothing on it yet. Raises KernelRefused."""
         try:
             self._admit(network, endpoint)
-            return self._connect(network, endpoint, netns)
+            self._connect(network, endpoint, netns)
         except BaseException:
             self._expel(endpoint)
             raise
 
-    def _connect(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
+    def _connect(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
         options = _options(network)
         assert self._bridge is not None and endpoint.mac is not None
         answers = self._host.request(
             link.create_veth(
                 endpoint.host_link,
-                mac=_random_mac(),
+                mac=random_mac(),
                 mtu=self._mtu(options) or self._bridge.mtu,
                 master=self._bridge.index,
                 peer_name=endpoint.key.ifname,
@@ -154,33 +163,35 @@ class Bridge:
             link.get(self._bridge.name),  # its MTU may have followed the new port's
         )
         try:
-            host_end, bridge = link.parse(answers[2]), link.parse(answers[3])
-            self._configure_port(endpoint, host_end, options)
-            container_end = configure(
-                endpoint.key.ifname,
-                endpoint.addressing,
-                netns,
-                up=not options.disable_container_interface,
-                dad=options.enabledad,
-            )
-            if not options.disable_container_interface:
-                self._await_port(host_end)
-                announce(container_end, netns)
+            self._host_end, self._bridge = link.parse(answers[2]), link.parse(answers[3])
+            self._configure_port(endpoint, self._host_end, options)
         except BaseException:
             link.delete_if_present(self._host, endpoint.host_link)
             raise
-        shared = () if self._gateway is None else (_interface(self._gateway),)
-        return Attachment(
-            interfaces=(
-                _interface(bridge),
-                _interface(host_end),
-                _interface(container_end, netns.path),
-                *shared,
-            ),
-            leases=endpoint.addressing.leases,
-            lease_interfaces=(2,) * len(endpoint.addressing.leases),
-            routes=endpoint.addressing.routes,
-            dns=endpoint.addressing.dns,
+
+    def configure(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
+        """Published ports, addresses and routes. Raises KernelRefused, AddressInUse."""
+        options = _options(network)
+        assert self._bridge is not None and self._host_end is not None
+        if endpoint.ports:
+            self._publish(network, endpoint)
+        container_end = configure(
+            endpoint.key.ifname,
+            endpoint.addressing,
+            netns,
+            up=not options.disable_container_interface,
+            dad=options.enabledad,
+        )
+        if not options.disable_container_interface:
+            self._await_port(self._host_end)
+            announce(container_end, netns)
+        shared = () if self._gateway is None else (interface(self._gateway),)
+        return attached(
+            endpoint.addressing,
+            interface(self._bridge),
+            interface(self._host_end),
+            interface(container_end, netns.path),
+            *shared,
         )
 
     def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
@@ -276,11 +287,7 @@ class Bridge:
             self._firewall().apply(_policy(network), lease.address.network)
 
     def _admit(self, network: Network, endpoint: Endpoint) -> None:
-        """What the endpoint alone has in nftables; before the links, since a taken port is
-        the likeliest failure of all and costs nothing to undo.
-        """
-        if endpoint.ports:
-            self._publish(network, endpoint)
+        """Which MAC address the endpoint may send from, known before it can send."""
         if endpoint.source_checked:
             from cnm_core.drivers.spoofcheck import SpoofCheck
 
@@ -333,7 +340,7 @@ class Bridge:
     def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
         vlans = self._vlans(options)
         data = vlans.of_bridge if vlans else b""
-        request = link.create_bridge(options.bridge, _random_mac(), self._mtu(options), data)
+        request = link.create_bridge(options.bridge, random_mac(), self._mtu(options), data)
         return self._create(request, options.bridge, network)
 
     def _create(self, request: Request, name: str, network: Network) -> Link:
@@ -560,18 +567,8 @@ def _first_host(of: Address) -> bytes:
     return to_ip(to_int(of.network.ip) + 1, len(of.ip))
 
 
-def _interface(of: Link, sandbox: str = "") -> Interface:
-    return Interface(of.name, format_mac(of.mac), of.mtu, sandbox)
-
-
 def _random_name() -> str:
     return "veth" + urandom(4).hex()
-
-
-def _random_mac() -> bytes:
-    """A unicast address of the locally administered kind (IEEE 802, section 8.4)."""
-    first, *rest = urandom(6)
-    return bytes([first & 0xFC | 0x02, *rest])
 
 
 def _on(value: bool) -> str:

@@ -1,5 +1,6 @@
 """The container's end of an endpoint, whatever driver made it: addresses, routes, checks."""
 
+from posix import urandom
 from time import monotonic, sleep
 
 from cnm_core.errors import AddressInUse, TryAgainLater
@@ -13,11 +14,35 @@ from cnm_core.model import (
     Attachment,
     Drift,
     EndpointKey,
+    Interface,
     Route,
     gateways,
 )
 
 _DAD_SECONDS = 5
+
+
+def random_mac() -> bytes:
+    """A unicast address of the locally administered kind (IEEE 802, section 8.4)."""
+    first, *rest = urandom(6)
+    return bytes([first & 0xFC | 0x02, *rest])
+
+
+def interface(of: Link, sandbox: str = "") -> Interface:
+    """A link as an attachment lists it, of the host or of the sandbox with that path."""
+    return Interface(of.name, format_mac(of.mac), of.mtu, sandbox)
+
+
+def attached(addressing: Addressing, *interfaces: Interface) -> Attachment:
+    """The attachment of an endpoint whose addresses are on its one link in the sandbox."""
+    end = next(index for index, each in enumerate(interfaces) if each.sandbox)
+    return Attachment(
+        interfaces=interfaces,
+        leases=addressing.leases,
+        lease_interfaces=(end,) * len(addressing.leases),
+        routes=addressing.routes,
+        dns=addressing.dns,
+    )
 
 
 def configure(name: str, addressing: Addressing, netns: Netns, *, up: bool, dad: bool) -> Link:

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
         def pool(self) -> Pool:
             """What a record needs to name, so that the addresses can be given back."""
 
+        @property
+        def needs_link(self) -> bool:
+            """Whether it talks through the endpoint's link: asked after that is made, and
+            told to release before it goes.
+            """
+
         def request(self, key: EndpointKey) -> Addressing:
             """Allocate addresses for an endpoint; PoolExhausted, AddressInUse."""
 
@@ -50,6 +56,7 @@ class NoIpam:
     """For layer 2 networks: no addresses."""
 
     pool = Pool()
+    needs_link = False
 
     def request(self, key: EndpointKey) -> Addressing:
         """No addresses."""

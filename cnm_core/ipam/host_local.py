@@ -79,6 +79,8 @@ class HostLocal:
     1970, `boot` what is different after each reboot.
     """
 
+    needs_link = False
+
     def __init__(
         self,
         network: str,

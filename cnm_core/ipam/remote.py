@@ -48,6 +48,8 @@ class Remote:
     its MAC address if that is known. `warn` tells the operator what does not stop a call.
     """
 
+    needs_link = False
+
     def __init__(
         self,
         network: str,

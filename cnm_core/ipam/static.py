@@ -21,6 +21,7 @@ class Static:
     """
 
     pool = Pool("static")
+    needs_link = False
 
     def __init__(
         self,

@@ -34,6 +34,25 @@ class EndpointStore:
         files.make_directories(directory)
         return files.Lock(directory + "/.lock")
 
+    def lock_of_parents(self) -> files.Lock:
+        """The lock for parent links, which endpoints of several networks may share."""
+        files.make_directories(self._directory)
+        return files.Lock(self._directory + "/.parents.lock")
+
+    def shares_parent(self, name: str, endpoint: Endpoint) -> bool:
+        """Whether the record of another endpoint, of any network, names that parent link.
+
+        A record that makes no sense may be one of them. The first found will do: mostly
+        the endpoint's own network has it.
+        """
+        own = (endpoint.network, endpoint.key)
+        networks = sorted(self._networks(), key=lambda each: each != endpoint.network)
+        for network in networks:
+            for key in self.keys(network):
+                if (network, key) != own and self._names_parent(network, key, name):
+                    return True
+        return False
+
     def save(self, endpoint: Endpoint) -> None:
         """Write an endpoint's record. Raises StateFailure."""
         files.make_directories(self._network(endpoint.network))
@@ -62,20 +81,34 @@ class EndpointStore:
 
     def keys(self, network: str) -> list[EndpointKey]:
         """The endpoints of a network that have records, whole or broken."""
-        try:
-            names = listdir(self._network(network))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise files.failure("list", self._network(network), error) from None
+        names = _list(self._network(network))
         parts = [name.partition(":") for name in names if not name.startswith(".")]
         return [EndpointKey(cid, ifname) for cid, colon, ifname in parts if colon]
+
+    def _names_parent(self, network: str, key: EndpointKey, name: str) -> bool:
+        try:
+            found = self.load(network, key)
+        except StateFailure:
+            return True
+        return found is not None and name in found.parents
+
+    def _networks(self) -> list[str]:
+        return [name for name in _list(self._directory) if not name.startswith(".")]
 
     def _network(self, network: str) -> str:
         return f"{self._directory}/{network}"
 
     def _path(self, network: str, key: EndpointKey) -> str:
         return f"{self._network(network)}/{key}"
+
+
+def _list(directory: str) -> list[str]:
+    try:
+        return listdir(directory)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise files.failure("list", directory, error) from None
 
 
 def _encode(endpoint: Endpoint) -> str:
@@ -87,6 +120,7 @@ def _encode(endpoint: Endpoint) -> str:
             "hostLink": endpoint.host_link,
             "mac": format_mac(endpoint.mac) if endpoint.mac else None,
             "sourceChecked": endpoint.source_checked,
+            "parents": endpoint.parents,
             "pool": {"driver": endpoint.pool.driver, "dataDir": endpoint.pool.data_dir},
             "ports": [
                 {
@@ -120,6 +154,7 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             host_link=str(fields["hostLink"]),
             mac=parse_mac(fields["mac"]) if fields["mac"] else None,
             source_checked=fields["sourceChecked"] is True,
+            parents=tuple(map(str, fields["parents"])),
             pool=Pool(str(fields["pool"]["driver"]), str(fields["pool"]["dataDir"])),
             ports=tuple(
                 PublishedPort(

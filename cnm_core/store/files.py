@@ -1,7 +1,7 @@
 """Files that survive a kill at any instruction: atomic writes, locks, private directories."""
 
 from errno import EACCES, ENOENT, ENOTDIR
-from fcntl import LOCK_EX, flock
+from fcntl import LOCK_EX, LOCK_UN, flock
 from posix import (
     O_CLOEXEC,
     O_CREAT,
@@ -159,4 +159,5 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
+        flock(self._fd, LOCK_UN)  # a child that deletes a link still has the file open
         close(self._fd)
