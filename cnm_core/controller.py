@@ -137,7 +137,6 @@ class NetworkController:
                 return self._establish(network, self._driver.create_endpoint(network, endpoint))
         except BaseException:
             _undo(self.delete_endpoint, network.name, key, ipam)
-            _undo(self._abandon, network)
             raise
 
     def join(
@@ -148,7 +147,6 @@ class NetworkController:
             self._driver.join(network, endpoint, netns)
         except BaseException:
             _undo(self.delete_endpoint, network.name, endpoint.key, ipam)
-            _undo(self._abandon, network)
             raise
         try:
             if ipam.needs_link:
@@ -156,7 +154,6 @@ class NetworkController:
             return self._driver.configure(network, endpoint, netns)
         except BaseException:
             _undo(self.detach, network.name, endpoint.key, netns, lambda _: ipam)
-            _undo(self._abandon, network)
             raise
 
     def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
@@ -184,8 +181,12 @@ class NetworkController:
         self._driver.validate(network, options)
         self._clear_leftover(network.name, key, netns, ipam)
         sandbox = Sandbox(netns.path, netns.identity)
-        endpoint = self.create_endpoint(network, key, sandbox, ipam, options)
-        return self.join(network, endpoint, netns, ipam)
+        try:
+            endpoint = self.create_endpoint(network, key, sandbox, ipam, options)
+            return self.join(network, endpoint, netns, ipam)
+        except BaseException:
+            _undo(self._abandon, network)
+            raise
 
     def detach(
         self,

@@ -5,7 +5,9 @@ EXECUTABLES = {
     "bridge": "bridge",
     "host-local": "host_local_ipam",
     "host-local-ipam": "host_local_ipam",
+    "ipvlan": "ipvlan",
     "loopback": "loopback",
+    "macvlan": "macvlan",
     "portmap": "portmap",
     "static": "static",
 }

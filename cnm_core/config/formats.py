@@ -64,6 +64,25 @@ def requested(text: str) -> str:
 
 def allocation(text: str) -> str:
     """Which of the free addresses of a range set is given."""
-    if text in ("next-fit", "first-fit"):
+    return _one_of(text, "next-fit", "first-fit")
+
+
+def macvlan_mode(text: str) -> str:
+    """How macvlan links on one parent see each other."""
+    return _one_of(text, "bridge", "private", "vepa", "passthru")
+
+
+def ipvlan_mode(text: str) -> str:
+    """The layer at which an ipvlan parent hands packets on."""
+    return _one_of(text, "l2", "l3", "l3s")
+
+
+def ipvlan_flag(text: str) -> str:
+    """How ipvlan links on one parent see each other."""
+    return _one_of(text, "bridge", "private", "vepa")
+
+
+def _one_of(text: str, *words: str) -> str:
+    if text in words:
         return text
-    raise ValueError(f'must be next-fit or first-fit, got "{text}"')
+    raise ValueError(f'must be {", ".join(words[:-1])} or {words[-1]}, got "{text}"')

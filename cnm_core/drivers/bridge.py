@@ -13,6 +13,7 @@ from cnm_core.drivers.container_end import (
     container_drift,
     interface,
     random_mac,
+    remove,
 )
 from cnm_core.errors import (
     InvalidNetworkConfig,
@@ -204,12 +205,7 @@ class Bridge:
             self._expel(endpoint)
         if endpoint is not None and link.delete_if_present(self._host, endpoint.host_link):
             return
-        if netns is None or (endpoint is not None and endpoint.sandbox.identity != netns.identity):
-            return  # the namespace is gone, or the path means another by now: so is the pair
-        found = link.find(netns.socket(), key.ifname)
-        if found is not None and found.kind == "veth":
-            with netns:
-                link.delete_if_present(netns.socket(), key.ifname)
+        remove("veth", key, endpoint, netns)
 
     def joined(self, key: EndpointKey, netns: Netns) -> bool:
         """Whether the sandbox has an interface of that name."""

@@ -8,11 +8,12 @@ from cnm_core.inet import format_mac
 from cnm_core.kernel import address, link, route, sysctl
 from cnm_core.kernel.link import Link
 from cnm_core.kernel.netlink import Socket
-from cnm_core.kernel.netns import Netns
+from cnm_core.kernel.netns import Netns, find_netns
 from cnm_core.model import (
     Addressing,
     Attachment,
     Drift,
+    Endpoint,
     EndpointKey,
     Interface,
     Route,
@@ -81,6 +82,21 @@ def announce(container_end: Link, netns: Netns) -> None:
     """
     request = link.set_mac(container_end.index, container_end.name, container_end.mac)
     netns.socket().request(request)
+
+
+def remove(kind: str, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
+    """Delete the sandbox's link of that kind; nothing where the sandbox is gone.
+
+    Without a namespace from the caller it is looked for at the recorded path.
+    """
+    if netns is None and endpoint is not None:
+        netns = find_netns(endpoint.sandbox.netns)
+    if netns is None or (endpoint is not None and endpoint.sandbox.identity != netns.identity):
+        return  # the namespace is gone, or the path means another by now: so is the link
+    found = link.find(netns.socket(), key.ifname)
+    if found is not None and found.kind == kind:
+        with netns:
+            link.delete_if_present(netns.socket(), key.ifname)
 
 
 def _resolved(wanted: Route, first: dict[int, bytes]) -> Route:

@@ -26,8 +26,8 @@ from cnm_core.kernel.netlink import (
 from cnm_core.record import Record
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
-IFF_UP, IFF_PROMISC = 0x1, 0x100
-IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 10, 12
+IFF_UP, IFF_LOOPBACK, IFF_PROMISC = 0x1, 0x8, 0x100
+IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_PROTINFO = 1, 3, 4, 5, 10, 12
 IFLA_LINKINFO, IFLA_NET_NS_FD, IFLA_EXT_MASK = 18, 28, 29
 IFLA_OPERSTATE, IFLA_IFALIAS = 16, 20
 IF_OPER_UP = 6
@@ -53,7 +53,9 @@ class Link(Record):
 
     `master` is the index of the bridge that the link is a port of, 0 for none;
     `hairpin` and `isolated` are that port's flags. `operational` is RFC 2863's: up, with
-    carrier, and known to the kernel as such.
+    carrier, and known to the kernel as such. `parent` is the index of the link that it stands
+    on or, for a veth, of its peer, in whose namespace the index counts; `data` has its kind's
+    own attributes.
     """
 
     index: int
@@ -67,6 +69,8 @@ class Link(Record):
     operational: bool = False
     hairpin: bool = False
     isolated: bool = False
+    parent: int = 0
+    data: bytes = b""
 
     @property
     def up(self) -> bool:
@@ -103,6 +107,8 @@ def parse(message: bytes) -> Link:
         operational=found.get(IFLA_OPERSTATE) == bytes([IF_OPER_UP]),
         hairpin=port.get(IFLA_BRPORT_MODE, b"\0") != b"\0",
         isolated=port.get(IFLA_BRPORT_ISOLATED, b"\0") != b"\0",
+        parent=U32.unpack(found[IFLA_LINK])[0] if IFLA_LINK in found else 0,
+        data=info.get(IFLA_INFO_DATA, b""),
     )
 
 

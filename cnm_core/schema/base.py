@@ -73,6 +73,19 @@ Allocation = Annotated[
     _shown("next-fit or first-fit", enum=["next-fit", "first-fit"]),
 ]
 Mac = Annotated[str, _meaning(formats.mac), _shown("MAC address")]
+MacvlanMode = Annotated[
+    str,
+    _meaning(formats.macvlan_mode),
+    _shown("bridge, private, vepa or passthru", enum=["bridge", "private", "vepa", "passthru"]),
+]
+IpvlanMode = Annotated[
+    str, _meaning(formats.ipvlan_mode), _shown("l2, l3 or l3s", enum=["l2", "l3", "l3s"])
+]
+IpvlanFlag = Annotated[
+    str,
+    _meaning(formats.ipvlan_flag),
+    _shown("bridge, private or vepa", enum=["bridge", "private", "vepa"]),
+]
 Directory = Annotated[str, _meaning(formats.directory), _shown("absolute path", pattern="^/")]
 Mtu = Annotated[int, *_whole(0, 65535)]
 MtuOrAuto = Annotated[Mtu | Literal["auto"], _word_or_whole("auto", 0, 65535)]

@@ -19,12 +19,24 @@ from pydantic import AfterValidator
 from pydantic.fields import FieldInfo
 
 from cnm_core.config import formats
-from cnm_core.schema import bridge, host_local, network, ports, remote, requests, static
+from cnm_core.schema import (
+    bridge,
+    host_local,
+    ipvlan,
+    macvlan,
+    network,
+    ports,
+    remote,
+    requests,
+    static,
+)
 from cnm_core.schema.base import ConfigModel
 
 MODULES: tuple[ModuleType, ...] = (
     network,
     bridge,
+    macvlan,
+    ipvlan,
     host_local,
     static,
     remote,

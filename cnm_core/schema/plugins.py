@@ -11,6 +11,8 @@ from pydantic import BeforeValidator, Field
 from cnm_core.schema.base import ConfigModel, Name
 from cnm_core.schema.bridge import BridgeConfig
 from cnm_core.schema.host_local import HostLocalConfig
+from cnm_core.schema.ipvlan import IpvlanConfig
+from cnm_core.schema.macvlan import MacvlanConfig
 from cnm_core.schema.network import NetworkConfig
 from cnm_core.schema.ports import PortmapConfig, PortsConfig
 from cnm_core.schema.remote import RemoteConfig
@@ -78,6 +80,11 @@ class Plugin:
 _ATTACHED = (PluginConfig, NetworkConfig, RequestsConfig, PortsConfig)
 _IPAM = (PluginConfig, NetworkConfig, RequestsConfig)
 _POOL = {"type": "host-local", "ranges": [[{"subnet": "10.88.0.0/24"}]]}
+_PARENTS_POOL = {
+    "type": "host-local",
+    "ranges": [[{"subnet": "10.88.0.0/24", "ipRange": "10.88.0.128/25", "gateway": "10.88.0.1"}]],
+    "routes": [{"dst": "0.0.0.0/0"}],
+}
 _BRIDGE: dict[str, Any] = {"type": "bridge", "bridge": "blue0", "isDefaultGateway": True}
 
 PLUGINS = {
@@ -102,9 +109,17 @@ PLUGINS = {
             },
         ),
     ),
+    "ipvlan": Plugin(
+        models=(*_ATTACHED, IpvlanConfig),
+        example=({"type": "ipvlan", "master": "eth0", "ipam": _PARENTS_POOL},),
+    ),
     "loopback": Plugin(
         models=(PluginConfig, LoopbackConfig),
         example=({"type": "loopback"},),
+    ),
+    "macvlan": Plugin(
+        models=(*_ATTACHED, MacvlanConfig),
+        example=({"type": "macvlan", "master": "eth0", "ipam": _PARENTS_POOL},),
     ),
     "portmap": Plugin(
         models=(PluginConfig, NetworkConfig, PortsConfig, PortmapConfig),

@@ -37,7 +37,7 @@ class EndpointStore:
     def lock_of_parents(self) -> files.Lock:
         """The lock for parent links, which endpoints of several networks may share."""
         files.make_directories(self._directory)
-        return files.Lock(self._directory + "/.parents.lock")
+        return files.Lock(self._directory + "/.lock")
 
     def shares_parent(self, name: str, endpoint: Endpoint) -> bool:
         """Whether the record of another endpoint, of any network, names that parent link.

@@ -37,15 +37,15 @@ def _announced(frame: bytes) -> tuple[str, bytes] | None:
     return None
 
 
-def _heard(listener: socket.socket, wanted: set[str]) -> dict[str, str]:
+def heard(listener: socket.socket, wanted: set[str]) -> dict[str, str]:
     """The announcements on the link until all wanted addresses were told, each with its MAC."""
-    heard: dict[str, str] = {}
+    found: dict[str, str] = {}
     listener.settimeout(5)
-    while not wanted <= heard.keys():
+    while not wanted <= found.keys():
         announced = _announced(listener.recv(2048))
         if announced is not None:
-            heard[announced[0]] = announced[1].hex(":")
-    return {address: heard[address] for address in wanted}
+            found[announced[0]] = announced[1].hex(":")
+    return {address: found[address] for address in wanted}
 
 
 def test_neighbours_hear_of_it(endpoint: MakeEndpoint, dual: Config) -> None:
@@ -56,8 +56,8 @@ def test_neighbours_hear_of_it(endpoint: MakeEndpoint, dual: Config) -> None:
     with listener:
         listener.bind(("blue0", 3))
         mac = endpoint().add(dual)["interfaces"][2]["mac"]
-        heard = _heard(listener, {IPV4_ADDRESS, IPV6_ADDRESS})
-    assert heard == {IPV4_ADDRESS: mac, IPV6_ADDRESS: mac}
+        announced = heard(listener, {IPV4_ADDRESS, IPV6_ADDRESS})
+    assert announced == {IPV4_ADDRESS: mac, IPV6_ADDRESS: mac}
 
 
 def test_an_address_with_a_new_mac(endpoint: MakeEndpoint, dual: Config) -> None:

@@ -1,5 +1,6 @@
 """Our netlink messages against pyroute2's message classes, byte for byte and back."""
 
+import copy
 import socket
 import sys
 from typing import Any
@@ -13,7 +14,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import IFF_PROMISC, IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from cnm_core.inet import Address, format_ip, format_mac
-from cnm_core.kernel import address, link, netlink, route, vlan
+from cnm_core.kernel import address, link, netlink, route, upper, vlan
 from cnm_core.kernel.netlink import Request
 from cnm_core.model import Route
 
@@ -63,7 +64,7 @@ def same(request: Request, message: type, kind: int, flags: int, /, **expected: 
     theirs = message()
     theirs["header"] |= {"type": kind, "flags": flags | NLM_F_REQUEST, "sequence_number": 7}
     theirs |= expected
-    theirs["attrs"] = attributes
+    theirs["attrs"] = copy.deepcopy(attributes)  # which encoding changes
     theirs.encode()
     ours = netlink.encode(request, 7)
     assert ours == bytes(theirs.data)
@@ -149,6 +150,67 @@ def test_create_veth(
         peer_netns=netns,
     )
     same(request, ifinfmsg, rtnl.RTM_NEWLINK, NEW, flags=IFF_UP, change=IFF_UP, **attributes)
+
+
+def _upper(kind: str, data: Attributes, **first: Any) -> dict[str, Attributes]:
+    """The attributes of a link on another: those of the link, and the kind's own."""
+    known = ("IFLA_IFNAME", "IFLA_ADDRESS", "IFLA_MTU", "IFLA_LINK", "IFLA_NET_NS_FD")
+    info = nest(("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", nest(*data) if data else None))
+    return nest(*((name, first.get(name)) for name in known), ("IFLA_LINKINFO", info))
+
+
+modes = st.sampled_from(list(upper.MACVLAN_MODES))
+namespaces = st.none() | st.integers(0, 1 << 20)
+
+
+@given(names, indexes, modes, st.none() | macs, mtus | st.just(0), namespaces)
+def test_create_macvlan(
+    name: str, parent: int, mode: str, mac: bytes | None, mtu: int, netns: int | None
+) -> None:
+    """Everything in one message; what is not asked for is left out."""
+    attributes = _upper(
+        "macvlan",
+        [("IFLA_MACVLAN_MODE", mode)],
+        IFLA_IFNAME=name,
+        IFLA_ADDRESS=format_mac(mac) if mac else None,
+        IFLA_MTU=mtu or None,
+        IFLA_LINK=parent,
+        IFLA_NET_NS_FD=netns,
+    )
+    request = upper.create_macvlan(name, parent, mode=mode, queue=0, mac=mac, mtu=mtu, netns=netns)
+    same(request, ifinfmsg, rtnl.RTM_NEWLINK, NEW, **attributes)
+
+
+@given(names, indexes, modes, st.integers(1, 2**32 - 1))
+def test_macvlan_and_its_queue(name: str, parent: int, mode: str, queue: int) -> None:
+    """What pyroute2 does not know: the length of the queue, after the mode."""
+    request = upper.create_macvlan(
+        name, parent, mode=mode, queue=queue, mac=None, mtu=1500, netns=None
+    )
+    read = link.parse(request.body)
+    assert (read.name, read.kind, read.parent) == (name, "macvlan", parent)
+    assert upper.macvlan_mode(read) == mode
+    assert list(netlink.attributes(read.data).items())[1] == (7, netlink.U32.pack(queue))
+
+
+@pytest.mark.parametrize("mode", upper.IPVLAN_MODES)
+@pytest.mark.parametrize("flag", upper.IPVLAN_FLAGS)
+@given(names, indexes, mtus)
+def test_create_ipvlan(mode: str, flag: str, name: str, parent: int, mtu: int) -> None:
+    """Mode and flag, of which pyroute2 knows only the first."""
+    request = upper.create_ipvlan(name, parent, mode=mode, flag=flag, mtu=mtu, netns=7)
+    read = link.parse(request.body)
+    assert (read.name, read.kind, read.parent, read.mtu) == (name, "ipvlan", parent, mtu)
+    assert upper.ipvlan_mode(read) == (mode, flag)
+
+
+@given(names)
+def test_create_isolated(name: str) -> None:
+    """A link that leads nowhere is up at once."""
+    attributes = _upper("dummy", [], IFLA_IFNAME=name)
+    expected = {"flags": IFF_UP, "change": IFF_UP} | attributes
+    request = upper.create_isolated(name, "dummy")
+    same(request, ifinfmsg, rtnl.RTM_NEWLINK, NEW, **expected)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +312,7 @@ def test_route(index: int, wanted: Route) -> None:
     master=st.none() | indexes,
     alias=st.none() | aliases,
     kind=st.none() | names,
+    parent=st.none() | indexes,
     port=st.none() | st.tuples(st.booleans(), st.booleans()),
 )
 def test_parse(**of: Any) -> None:
@@ -267,6 +330,7 @@ def test_parse(**of: Any) -> None:
         ("IFLA_TXQLEN", 1000),
         ("IFLA_MTU", of["mtu"]),
         ("IFLA_ADDRESS", format_mac(of["mac"]) if of["mac"] else None),
+        ("IFLA_LINK", of["parent"]),
         ("IFLA_MASTER", of["master"]),
         ("IFLA_IFALIAS", of["alias"]),
         ("IFLA_LINKINFO", info if info["attrs"] else None),
@@ -284,6 +348,7 @@ def test_parse(**of: Any) -> None:
         alias=of["alias"] or "",
         hairpin=hairpin,
         isolated=isolated,
+        parent=of["parent"] or 0,
     )
     assert found.up == bool(of["flags"] & IFF_UP)
 
