@@ -11,23 +11,12 @@ import click
 
 from cnm_core.cli.main import INVALID, Failure
 from cnm_core.cli.output import format_option
+from cnm_core.cli.plugins import find_executable, path_option
 from cnm_core.ipam import docker_plugin
 from cnm_core.schema.conflist import ERROR, Conflist, Found, Problem
 
-DEFAULT_PATH = "/opt/cni/bin"
 STDIN = "-"
 _COLOURS = {ERROR: "red", "warning": "yellow"}
-
-path_option = click.option(
-    "--cni-path",
-    "directories",
-    envvar="CNI_PATH",
-    default=DEFAULT_PATH,
-    show_default=True,
-    show_envvar=True,
-    metavar="DIR[:DIR...]",
-    help="Where runtimes look for plugins.",
-)
 
 
 @click.command()
@@ -39,13 +28,13 @@ path_option = click.option(
     help="Whether to look for the plugins' executables too.",
 )
 @format_option
-def validate(files: tuple[str, ...], directories: str, executables: bool, form: str) -> None:
+def validate(files: tuple[str, ...], path: tuple[str, ...], executables: bool, form: str) -> None:
     """Find every problem of networks' FILEs; - is standard input.
 
     A line for each has file, line, column and JSON Pointer. Errors keep a network from
     working, and the exit code is 5; a warning is about what has no effect.
     """
-    found = problems_of(files, directories.split(":") if executables else None)
+    found = problems_of(files, path if executables else None)
     if form == "json":
         for name, problem in found:
             click.echo(json.dumps({"file": name, **asdict(problem)}, ensure_ascii=False))
@@ -61,12 +50,10 @@ def validate(files: tuple[str, ...], directories: str, executables: bool, form: 
         )
 
 
-def problems_of(
-    files: Sequence[str], directories: Sequence[str] | None
-) -> list[tuple[str, Problem]]:
+def problems_of(files: Sequence[str], path: tuple[str, ...] | None) -> list[tuple[str, Problem]]:
     """The problems of some files, each with its file's name, in the order of the text.
 
-    `directories` are those where executables must be; None has nobody look for them.
+    `path` are the directories where executables must be; None has nobody look for them.
     """
     found: list[tuple[str, Problem]] = []
     named: dict[str, str] = {}
@@ -78,8 +65,8 @@ def problems_of(
             found.append((file, Problem(1, 1, "", ERROR, message)))
             continue
         conflist = Conflist(content)
-        if directories is not None:
-            _find_executables(conflist, directories)
+        if path is not None:
+            _find_executables(conflist, path)
         if conflist.name and named.setdefault(conflist.name, file) != file:
             first = named[conflist.name]
             message = f'"{conflist.name}" is the name of the network in {first} too'
@@ -88,19 +75,17 @@ def problems_of(
     return found
 
 
-def _find_executables(conflist: Conflist, directories: Sequence[str]) -> None:
+def _find_executables(conflist: Conflist, path: tuple[str, ...]) -> None:
     for need in conflist.needs:
-        paths = [Path(directory, need.name) for directory in directories if directory]
-        present = [path for path in paths if path.is_file()]
-        if not present and need.or_docker and docker_plugin.find(need.name):
+        found = find_executable(need.name, path)
+        if found is None and need.or_docker and docker_plugin.find(need.name):
             continue
-        if not present:
-            where = ":".join(directories)
-            message = f'executable "{need.name}" is in no directory of {where}'
+        if found is None:
+            message = f'executable "{need.name}" is in no directory of {":".join(path)}'
             conflist.add(Found(need.path, message, "install it, or say --cni-path"))
-        elif not os.access(present[0], os.X_OK):
-            message = f"{present[0]} is not executable"
-            conflist.add(Found(need.path, message, f"chmod 0755 {present[0]}"))
+        elif not os.access(found, os.X_OK):
+            message = f"{found} is not executable"
+            conflist.add(Found(need.path, message, f"chmod 0755 {found}"))
 
 
 def line_of(name: str, problem: Problem) -> str:

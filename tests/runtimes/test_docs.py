@@ -15,7 +15,8 @@ from tests.iproute import HOST, Netns
 from tests.remote_ipam import Driver
 
 ROOT = Path(cnm_core.__file__).parent.parent
-PAGES = ("README.md",)
+GETTING_STARTED = "docs/getting-started.md"
+PAGES = ("README.md", "docs/cli.md")
 EXAMPLES = [
     page for page in sorted((ROOT / "docs/reference").glob("*.md")) if "```json" in page.read_text()
 ]
@@ -56,9 +57,20 @@ def in_sandbox(script: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands(page: str) -> None:
-    """Each command of a page works where those before it were run."""
-    done = in_sandbox(commands_of(page))
+    """Each command of a page works, once installed, where those before it were run."""
+    done = in_sandbox(f"make install\n{commands_of(page)}")
     assert done.returncode == 0, f"{page}: {done.stdout}{done.stderr}"
+
+
+def test_getting_started() -> None:
+    """Whoever goes the whole way has nothing left of the network."""
+    left = "ip -o link; find /etc/cni/net.d /run/cnm /var/lib/cni -name '*blue*'; nft list ruleset"
+    done = in_sandbox(f"{commands_of(GETTING_STARTED)}\nset +x\necho LEFT; {left}")
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    assert "1 received" in done.stdout
+    link, *others = done.stdout.partition("LEFT\n")[2].splitlines()
+    assert link.startswith("1: lo:")
+    assert not [line for line in others if "blue" in line or "10.88.0" in line], others
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -14,7 +14,7 @@ from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
 from cnm_core.cli.main import Failure
 from cnm_core.cli.network import directory_option
 from cnm_core.cli.output import format_option, warn
-from cnm_core.cli.validate import path_option
+from cnm_core.cli.plugins import path_option
 from cnm_core.errors import Error
 
 _COLOURS = {OK: "green", WARNING: "yellow", ERROR: "red"}
@@ -25,7 +25,7 @@ _COLOURS = {OK: "green", WARNING: "yellow", ERROR: "red"}
 @directory_option
 @click.option("--fix", is_flag=True, help="Mend what is safe to mend, and say what was done.")
 @format_option
-def doctor(directories: str, directory: Directory, fix: bool, form: str) -> None:
+def doctor(path: tuple[str, ...], directory: Directory, fix: bool, form: str) -> None:
     """Look at the kernel, settings, plugins, networks and what endpoints left behind.
 
     Looking changes nothing: the kernel is tried in a network namespace that is thrown away.
@@ -33,7 +33,6 @@ def doctor(directories: str, directory: Directory, fix: bool, form: str) -> None
     """
     if os.geteuid() != 0:
         raise Failure("doctor must run as root", advice="the state of networks is root's alone")
-    path = directories.split(":")
     findings = examine(directory, path)
     if fix:
         steps = {finding.mend: finding for finding in findings if finding.mend}
@@ -49,7 +48,7 @@ def doctor(directories: str, directory: Directory, fix: bool, form: str) -> None
         raise Failure(f"{errors} thing{'s are' if errors > 1 else ' is'} wrong", advice=advice)
 
 
-def examine(directory: Directory, path: Sequence[str]) -> list[Finding]:
+def examine(directory: Directory, path: tuple[str, ...]) -> list[Finding]:
     """Everything, the most basic first."""
     found = state.survey(directory, path)
     return [

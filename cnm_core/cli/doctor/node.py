@@ -3,12 +3,13 @@
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from cnm_core import __version__
 from cnm_core.cli.conflists import SUFFIXES
 from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
+from cnm_core.cli.plugins import find_executable
 from cnm_core.cli.validate import problems_of
 from cnm_core.errors import KernelRefused
 from cnm_core.kernel import sysctl
@@ -59,16 +60,15 @@ def _get(*path: str) -> str | None:
         return None
 
 
-def executables(directories: Sequence[str]) -> Iterator[Finding]:
+def executables(path: tuple[str, ...]) -> Iterator[Finding]:
     """The executables of this project in the directories of CNI_PATH."""
     for name in sorted(EXECUTABLES):
-        paths = [Path(directory, name) for directory in directories if directory]
-        found = next((path for path in paths if path.is_file()), None)
+        found = find_executable(name, path)
         if found is None:
-            message = f"in no directory of {':'.join(directories)}"
+            message = f"in no directory of {':'.join(path)}"
             yield Finding("plugins", name, WARNING, message, "make install puts it there")
         else:
-            yield _executable(name, found)
+            yield _executable(name, Path(found))
 
 
 def _executable(name: str, path: Path) -> Finding:
@@ -98,7 +98,7 @@ def _executable(name: str, path: Path) -> Finding:
     return Finding("plugins", name, OK, f"{path}, version {version[1]}")
 
 
-def networks(directory: Path, path: Sequence[str]) -> Iterator[Finding]:
+def networks(directory: Path, path: tuple[str, ...]) -> Iterator[Finding]:
     """What is wrong with the files of networks, as `cnm network validate` has it."""
     try:
         files = sorted(str(file) for file in directory.iterdir() if file.suffix in SUFFIXES)

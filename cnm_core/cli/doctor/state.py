@@ -7,7 +7,7 @@ made, ours and others'), and it is not so young that its ADD may still be on its
 
 import json
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.doctor.finding import ERROR, WARNING, Finding
+from cnm_core.cli.plugins import CACHE, find_executable
 from cnm_core.config.host_local import HostLocalConfig
 from cnm_core.config.network import NetworkConfig
 from cnm_core.errors import Error, StateFailure
@@ -28,7 +29,6 @@ from cnm_core.schema.plugins import find
 from cnm_core.store.endpoints import EndpointStore
 
 AREA = "state"
-RESULTS = Path("/var/lib/cni/results")
 _STATE = NetworkConfig("x").state_dir
 _ADDRESSES = HostLocalConfig().data_dir
 # Where plugins keep records: those that make interfaces, and portmap.
@@ -51,7 +51,7 @@ class Survey:
     """
 
     networks: dict[str, Conflist]
-    path: Sequence[str]
+    path: tuple[str, ...]
     live: dict[str, set[EndpointKey]] = field(default_factory=dict)
     unsure: dict[str, set[EndpointKey]] = field(default_factory=dict)
     gone: set[tuple[str, EndpointKey]] = field(default_factory=set)
@@ -80,7 +80,7 @@ class Survey:
         return [each for each in plugins if (own := find(each["type"])) and own.ipam is None]
 
 
-def survey(directory: Directory, path: Sequence[str]) -> Survey:
+def survey(directory: Directory, path: tuple[str, ...]) -> Survey:
     """Look at everything; changes nothing."""
     networks, _ = directory.read()
     found = Survey({each.name: each for each in networks}, path)
@@ -162,7 +162,7 @@ def _is_alive(endpoint: Endpoint) -> bool:
 
 def _survey_results(found: Survey) -> None:
     """The attachments that runtimes have results of, where their namespace may be there."""
-    for path in RESULTS.glob("*"):
+    for path in CACHE.glob("*"):
         try:
             document = json.loads(path.read_bytes())
             network, key = (
@@ -250,8 +250,8 @@ def _collect(found: Survey, network: str) -> str:
     return f'had {names} of network "{network}" collect what is left over'
 
 
-def _call(name: str, config: dict[str, Any], path: Sequence[str]) -> None:
-    executable = next((each for each in (Path(one, name) for one in path) if each.is_file()), None)
+def _call(name: str, config: dict[str, Any], path: tuple[str, ...]) -> None:
+    executable = find_executable(name, path)
     if executable is None:
         raise Error(f'executable "{name}" is in no directory of {":".join(path)}')
     done = subprocess.run(
