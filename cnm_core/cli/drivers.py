@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # A driver's class, by the name of the plugin that runtimes call.
 DRIVERS = {
     "bridge": "cnm_core.drivers.bridge:Bridge",
+    "macvlan": "cnm_core.drivers.macvlan:Macvlan",
+    "ipvlan": "cnm_core.drivers.ipvlan:Ipvlan",
 }
 DEFAULT_STATE = NetworkConfig("default").state_dir
 

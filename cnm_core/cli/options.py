@@ -20,17 +20,8 @@ DOCKER_NAMES: dict[str, dict[str, str]] = {
         "com.docker.network.host_ipv6": "hostIPv6",
         "com.docker.network.driver.mtu": "mtu",
     },
-    "macvlan": {
-        "parent": "master",
-        "macvlan_mode": "mode",
-        "com.docker.network.driver.mtu": "mtu",
-    },
-    "ipvlan": {
-        "parent": "master",
-        "ipvlan_mode": "mode",
-        "ipvlan_flag": "flag",
-        "com.docker.network.driver.mtu": "mtu",
-    },
+    "macvlan": {"com.docker.network.driver.mtu": "mtu"},
+    "ipvlan": {"com.docker.network.driver.mtu": "mtu"},
 }
 # Keys of a plugin's configuration that other options of the command say.
 _ELSEWHERE = frozenset(("internal", "ipMasqBackend"))
