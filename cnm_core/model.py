@@ -89,12 +89,14 @@ class Pool(Record):
 class Network(Record):
     """A network: its name, where its addresses come from, and its driver's options.
 
-    `options` is the driver's own record type from cnm_core.config.
+    `options` is the driver's own record type from cnm_core.config, `state_dir` where the
+    records of its endpoints are.
     """
 
     name: str
     pool: Pool = Pool()
     options: object = None
+    state_dir: str = ""
 
 
 class EndpointKey(Record):
@@ -138,12 +140,33 @@ class EndpointOptions(Record):
     ports: tuple[PublishedPort, ...] = ()
 
 
+class Policy(Record):
+    """What a network of a bridge wants of the firewall.
+
+    `bridge` is the link by which the network is routed. Where that is a VLAN's, on top of the
+    bridge `below`, br_netfilter names the latter for what stays on it. `sources` are the
+    addresses, one of a version at most, that masqueraded traffic gets; of the other version it
+    gets that of the link it leaves by.
+    """
+
+    network: str
+    bridge: str
+    masquerade: bool = False
+    sources: tuple[bytes, ...] = ()
+    isolated: bool = False
+    internal: bool = False
+    below: str = ""
+
+
 class Endpoint(Record):
     """One sandbox's place on one network, and what was made for it.
 
+    `driver` names the network's driver, where that matters to other networks.
     `host_link` is the name of the link in the host's namespace, "" where a driver makes none;
-    with `source_checked` it may send from `mac` only. `parents` are links of the host that
-    we made for it to stand on, and that go with the last endpoint that names them.
+    with `source_checked` it may send from `mac` only. `policy` is its network's, where that
+    concerns the firewall: by it, rules that somebody flushed are made again. `parents` are
+    links of the host that we made for it to stand on, and that go with the last endpoint that
+    names them.
     """
 
     network: str
@@ -153,6 +176,8 @@ class Endpoint(Record):
     mac: bytes | None = None
     source_checked: bool = False
     parents: tuple[str, ...] = ()
+    policy: Policy | None = None
+    driver: str = ""
     pool: Pool = Pool()
     addressing: Addressing = Addressing()
     ports: tuple[PublishedPort, ...] = ()

@@ -3,11 +3,13 @@
 # The name of each executable, and the module here that it runs.
 EXECUTABLES = {
     "bridge": "bridge",
+    "host": "host",
     "host-local": "host_local_ipam",
     "host-local-ipam": "host_local_ipam",
     "ipvlan": "ipvlan",
     "loopback": "loopback",
     "macvlan": "macvlan",
+    "none": "none",
     "portmap": "portmap",
     "static": "static",
 }

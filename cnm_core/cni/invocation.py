@@ -76,6 +76,14 @@ class Invocation(Record):
                 details=f'CNI_NETNS is "{self.netns}"',
             )
 
+    def require_namespace(self, inode: int, own: int) -> None:
+        """Raise InvalidNetNS where the sandbox's namespace is not the plugin's own."""
+        if inode != own:
+            raise InvalidNetNS(
+                f'CNI_NETNS: "{self.netns}" is not the network namespace of the host',
+                details="a network of type host is for sandboxes that share the host's namespace",
+            )
+
 
 def command_of(environment: "Mapping[str, str]") -> str:
     """The verb, "" where the plugin was not called by a runtime. Raises InvalidEnvironment."""

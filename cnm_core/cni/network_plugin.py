@@ -7,7 +7,7 @@ from cnm_core.config.network import NetworkConfig, network_config
 from cnm_core.controller import NetworkController
 from cnm_core.errors import Error, InvalidNetworkConfig
 from cnm_core.inet import format_ip
-from cnm_core.kernel.netns import find_netns, open_netns, own_inode
+from cnm_core.kernel.netns import Netns, find_netns, open_netns, own_inode
 from cnm_core.model import Attachment, Dns, EndpointOptions, Network
 from cnm_core.store.endpoints import EndpointStore
 
@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 class NetworkPlugin:
     """ADD, DEL, CHECK, GC and STATUS for one network driver."""
 
-    def __init__(self, driver: "DriverType") -> None:
+    def __init__(self, driver: "DriverType", *, of_host: bool = False) -> None:
+        """With `of_host` the sandbox must be the plugin's own namespace; else it must not."""
         self._driver = driver
+        self._of_host = of_host
 
     def add(self, call: Invocation) -> dict[str, object]:
         """ADD: an endpoint on the network for the sandbox, and its result."""
         config, network, ipam = self._read(call)
         options = EndpointOptions(pools.requested_mac(call, config), published_ports(call.config))
         netns = open_netns(call.netns)
-        call.refuse_namespace(netns.inode, own_inode())
+        self._check_namespace(call, netns)
         controller = self._controller(config)
         attachment = controller.attach(network, call.key, netns, ipam, options)
         try:
@@ -53,8 +55,8 @@ class NetworkPlugin:
         """DEL: the endpoint is gone afterwards, whatever was left of it before."""
         config = _lenient(call)
         netns = find_netns(call.netns)
-        if netns is not None:
-            call.refuse_namespace(netns.inode, own_inode())
+        if netns is not None and not self._of_host:
+            self._check_namespace(call, netns)
         self._controller(config).detach(
             call.network, call.key, netns, lambda endpoint: pools.driver_of(call, endpoint, config)
         )
@@ -66,6 +68,8 @@ class NetworkPlugin:
             raise InvalidNetworkConfig("prevResult: is missing", details="CHECK compares with it")
         previous = result.from_document(config.prev_result, call.version)
         netns = open_netns(call.netns)
+        if self._of_host:
+            self._check_namespace(call, netns)
         self._controller(config).check(network, call.key, netns, ipam, previous)
 
     def collect(self, call: Invocation) -> None:
@@ -89,7 +93,14 @@ class NetworkPlugin:
     def _read(self, call: Invocation) -> "tuple[NetworkConfig, Network, IpamDriver]":
         config = network_config(call.config)
         ipam = pools.driver(call, config.ipam)
-        return config, Network(config.name, ipam.pool, self._driver.options(call.config)), ipam
+        options = self._driver.options(call.config)
+        return config, Network(config.name, ipam.pool, options, config.state_dir), ipam
+
+    def _check_namespace(self, call: Invocation, netns: Netns) -> None:
+        if self._of_host:
+            call.require_namespace(netns.inode, own_inode())
+        else:
+            call.refuse_namespace(netns.inode, own_inode())
 
     def _controller(self, config: NetworkConfig) -> NetworkController:
         return NetworkController(self._driver(), EndpointStore(config.state_dir))

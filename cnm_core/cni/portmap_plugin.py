@@ -7,7 +7,14 @@ from cnm_core.cni.ports import published_ports
 from cnm_core.config.network import network_config
 from cnm_core.config.ports import PortmapConfig, portmap_config
 from cnm_core.drivers.portmap import Portmap
-from cnm_core.errors import Drifted, Error, InvalidNetworkConfig, UnsupportedField, raise_all
+from cnm_core.errors import (
+    Drifted,
+    Error,
+    InvalidNetworkConfig,
+    StateFailure,
+    UnsupportedField,
+    raise_all,
+)
 from cnm_core.model import Addressing, Attachment, Endpoint, EndpointKey, Lease, Sandbox
 from cnm_core.store.endpoints import EndpointStore
 
@@ -29,11 +36,12 @@ class PortmapPlugin:
                 ports=ports,
                 addressing=Addressing(_leases(call, previous)),
             )
-            store = _store(call)
+            state_dir = _state_dir(call)
+            store = _store(state_dir)
             self._forget(store, call.network, call.key)
             store.save(endpoint)
             try:
-                Portmap().publish(endpoint, snat=options.snat)
+                Portmap().publish(endpoint, state_dir, snat=options.snat)
             except Error:
                 store.remove(call.network, call.key)
                 raise
@@ -41,7 +49,7 @@ class PortmapPlugin:
 
     def delete(self, call: Invocation) -> None:
         """DEL: the ports are free, whatever is left of the configuration."""
-        self._forget(_store(call), call.network, call.key)
+        self._forget(_store(_state_dir(call)), call.network, call.key)
 
     def check(self, call: Invocation) -> None:
         """CHECK: an error names each port that does not lead to the interface."""
@@ -56,7 +64,7 @@ class PortmapPlugin:
             ports=ports,
             addressing=Addressing(_leases(call, previous)),
         )
-        found = Portmap().drift(endpoint)
+        found = Portmap().drift(endpoint, snat=portmap_config(call.config).snat)
         if found:
             raise Drifted("; ".join(map(str, found)), details="DEL and ADD publish them anew")
 
@@ -65,7 +73,8 @@ class PortmapPlugin:
         valid = valid_attachments(call.config)
         if valid is None:
             return
-        store = _store(call)
+        state_dir = _state_dir(call)
+        store, of_network = _store(state_dir), EndpointStore(state_dir)
         failures: list[Error] = []
         for key in store.keys(call.network):
             if key in valid:
@@ -75,7 +84,10 @@ class PortmapPlugin:
             except Error as error:
                 failures.append(error)
         try:
-            Portmap().collect(call.network, lambda: {*valid, *_recorded(call)})
+            Portmap().collect(
+                call.network,
+                lambda: {*valid, *store.keys(call.network), *of_network.keys(call.network)},
+            )
         except Error as error:
             failures.append(error)
         raise_all(failures)
@@ -85,21 +97,24 @@ class PortmapPlugin:
         _refuse_foreign(portmap_config(call.config))
 
     def _forget(self, store: EndpointStore, network: str, key: EndpointKey) -> None:
-        endpoint = store.load(network, key)
-        if endpoint is not None:
+        try:
+            endpoint = store.load(network, key)
+        except StateFailure:
+            Portmap().disown(network, key)  # the record is damaged
+        else:
+            if endpoint is None:
+                return
             Portmap().unpublish(endpoint)
-            store.remove(network, key)
+        store.remove(network, key)
 
 
-def _recorded(call: Invocation) -> list[EndpointKey]:
-    """The endpoints of the network that we or its own plugin have records of."""
-    own = EndpointStore(network_config(call.config).state_dir)
-    return _store(call).keys(call.network) + own.keys(call.network)
+def _state_dir(call: Invocation) -> str:
+    return network_config(call.config).state_dir
 
 
-def _store(call: Invocation) -> EndpointStore:
+def _store(state_dir: str) -> EndpointStore:
     """Records of our own, beside those of network plugins; no network's name has a dot first."""
-    return EndpointStore(network_config(call.config).state_dir + "/.portmap")
+    return EndpointStore(state_dir + "/.portmap")
 
 
 def _previous(call: Invocation) -> tuple[dict[str, object], Attachment]:

@@ -54,7 +54,7 @@ def bridge_config(document: object, place: str = "") -> BridgeConfig:
     fields = values.mapping(document, place)
     return BridgeConfig(
         bridge=values.optional(
-            fields, "bridge", place, values.checked(formats.interface_name), "cni0"
+            fields, "bridge", place, values.checked(formats.bridge_name), "cni0"
         ),
         is_gateway=values.optional(fields, "isGateway", place, values.boolean, False),
         is_default_gateway=values.optional(

@@ -35,6 +35,17 @@ def interface_name(text: str) -> str:
     return text
 
 
+def bridge_name(text: str) -> str:
+    """A link name that nftables can write down and read back as that one link's."""
+    for char in interface_name(text):
+        if char in '*"\\%' or ord(char) < 32 or ord(char) == 127:
+            raise ValueError(
+                f'must be a bridge name without "*", double quotes, "\\", "%" '
+                f'or control characters, got "{text}"'
+            )
+    return text
+
+
 def directory(text: str) -> str:
     """An absolute path without "." and ".." parts."""
     parts = text.split("/")

@@ -35,6 +35,7 @@ from cnm_core.model import (
     EndpointOptions,
     Lease,
     Network,
+    Policy,
     Route,
     gateways,
 )
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
     from cnm_core.drivers.bridge_vlans import PortVlans
     from cnm_core.drivers.firewall import Firewall
-    from cnm_core.drivers.firewall_rules import Policy
     from cnm_core.drivers.spoofcheck import SpoofCheck
 
 _PORT_ATTEMPTS = 100
@@ -134,6 +134,7 @@ class Bridge:
                 port.replace(host_ip=host_ip) if port.host_ip is None else port
                 for port in endpoint.ports
             ),
+            policy=_policy(network) if _needs_policy(_options(network), endpoint) else None,
         )
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
@@ -230,10 +231,12 @@ class Bridge:
             mtu=options.mtu if type(options.mtu) is int else _mtu_of(attachment, host_link),
             hairpin=_hairpin(options, endpoint),
         )
-        if _needs_policy(options) or (endpoint and endpoint.ports):
+        if _needs_policy(options, endpoint):
             found += self._firewall_drift(network, leases, endpoint)
-        if endpoint is not None and endpoint.source_checked:
-            found += self._source_drift(endpoint)
+        if endpoint is not None and endpoint.source_checked and endpoint.mac is not None:
+            from cnm_core.drivers.spoofcheck import SpoofCheck
+
+            found += SpoofCheck().drift(endpoint.host_link, endpoint.mac)
         return found + container_drift(key, "veth", attachment, netns)
 
     def check_status(self, network: Network) -> None:
@@ -279,8 +282,15 @@ class Bridge:
         return self._rules
 
     def _apply_policy(self, network: Network, leases: tuple[Lease, ...]) -> None:
+        if self._firewall().prepare({lease.address.version for lease in leases}):
+            self._restore(network)
         for lease in leases:
             self._firewall().apply(_policy(network), lease.address.network)
+
+    def _restore(self, network: Network) -> None:
+        from cnm_core.drivers.restore import restore
+
+        restore(network.state_dir)
 
     def _admit(self, network: Network, endpoint: Endpoint) -> None:
         """Which MAC address the endpoint may send from, known before it can send."""
@@ -288,8 +298,10 @@ class Bridge:
             from cnm_core.drivers.spoofcheck import SpoofCheck
 
             assert endpoint.mac is not None
-            owner = f"{network.name} {endpoint.key}"
-            SpoofCheck().allow(endpoint.host_link, endpoint.mac, owner)
+            check = SpoofCheck()
+            if check.prepare():
+                self._restore(network)
+            check.allow(endpoint.host_link, endpoint.mac, f"{network.name} {endpoint.key}")
 
     def _expel(self, endpoint: Endpoint) -> None:
         """Take back what the endpoint has in nftables."""
@@ -326,12 +338,6 @@ class Bridge:
             if _publishes_ipv4(endpoint) and not _loopback_leaves(_carrier_name(_options(network))):
                 found.append(Drift("route_localnet of the bridge", "1", "0"))
         return found
-
-    def _source_drift(self, endpoint: Endpoint) -> list[Drift]:
-        from cnm_core.drivers.spoofcheck import SpoofCheck
-
-        assert endpoint.mac is not None
-        return SpoofCheck().drift(endpoint.host_link, endpoint.mac)
 
     def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
         vlans = self._vlans(options)
@@ -491,14 +497,13 @@ def _refuse_missing_ways(options: BridgeConfig, network: Network, wanted: Endpoi
             )
 
 
-def _needs_policy(options: BridgeConfig) -> bool:
-    """Whether the network's traffic concerns the firewall."""
-    return bool(options.ip_masq or options.isolation or options.internal)
+def _needs_policy(options: BridgeConfig, endpoint: Endpoint | None = None) -> bool:
+    """Whether the network's traffic, or the endpoint's, concerns the firewall."""
+    ports = endpoint is not None and bool(endpoint.ports)
+    return bool(options.ip_masq or options.isolation or options.internal or ports)
 
 
-def _policy(network: Network) -> "Policy":
-    from cnm_core.drivers.firewall_rules import Policy
-
+def _policy(network: Network) -> Policy:
     options = _options(network)
     return Policy(
         network=network.name,

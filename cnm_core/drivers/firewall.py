@@ -18,18 +18,20 @@ from _socket import AF_INET, AF_INET6
 from errno import EBUSY, EEXIST, ENOENT
 
 from cnm_core.drivers import firewall_rules as rules
-from cnm_core.drivers.firewall_rules import ADDRESS, TABLE, Policy, family_of
+from cnm_core.drivers.firewall_rules import ADDRESS, TABLE, family_of
 from cnm_core.errors import AddressInUse, InvalidNetworkConfig, KernelRefused
 from cnm_core.inet import Address, format_ip
 from cnm_core.kernel import address, conntrack
+from cnm_core.kernel import expressions as ex
 from cnm_core.kernel import nftables as nft
 from cnm_core.kernel.netlink import Request, Socket
 from cnm_core.kernel.nftables import Element
-from cnm_core.model import Drift, Endpoint, EndpointKey, PublishedPort
+from cnm_core.model import Drift, Endpoint, EndpointKey, Policy, PublishedPort
 from cnm_core.record import Record
 
 UDP = 17
 _PROTOCOLS = {6: "tcp", UDP: "udp", 132: "sctp"}
+FAMILY_VERSIONS = {"ip": 4, "ip6": 6}
 # The maps of published ports.
 _PORTS = ("ports", "address_ports")
 
@@ -59,7 +61,7 @@ class Target(Record):
     @property
     def owner(self) -> str:
         """The comment of the endpoint's elements."""
-        return nft.comment(f"{self.network} {self.key}")
+        return ex.comment(f"{self.network} {self.key}")
 
 
 class Firewall:
@@ -73,14 +75,17 @@ class Firewall:
         nft.probe(self._socket)
 
     def apply(self, policy: Policy, subnet: Address) -> None:
-        """Have the policy hold for a subnet of its network; one look where it does already."""
+        """Have the policy hold for a subnet of its network; a look or two where it does already.
+
+        The tables are there (`prepare`).
+        """
         family = family_of(subnet.ip)
         element = self._network(family, subnet)
-        if element is not None and element.comment == policy.words:
-            return
         if element is not None and not rules.may_replace(element, policy):
             raise _overlap(subnet, element.comment)
-        self._prepare(family)
+        same = element is not None and element.comment == rules.words(policy)
+        if same and self._has(family, rules.network_uses(policy)):
+            return
         present = [
             name
             for name in rules.BY_SUBNET
@@ -88,10 +93,19 @@ class Firewall:
         ]
         self._commit_subnet(rules.network(family, policy, subnet, present), subnet)
 
-    def prepare(self) -> None:
-        """Have the tables, for ports of endpoints that no policy is about."""
+    def prepare(self, versions: "Collection[int]" = (4, 6)) -> bool:
+        """Have the tables of some IP versions; True where there were none, or broken ones.
+
+        Then what they had of endpoints and networks has to be restored
+        (cnm_core/drivers/restore.py).
+        """
+        made = False
         for family in ADDRESS:
-            self._prepare(family)
+            wanted = FAMILY_VERSIONS[family] in versions
+            if wanted and not self._has(family, rules.BASE_USES[family]):
+                nft.commit(self._socket, rules.base(family))
+                made = True
+        return made
 
     def turn_back(self, network: str, subnet: Address) -> None:
         """Let a subnet reach its own published ports; a policy of ours does so already."""
@@ -99,10 +113,16 @@ class Firewall:
         if self._network(family, subnet) is None:
             self._commit_subnet(rules.turning_back(family, network, subnet), subnet)
 
+    def turn_back_drift(self, subnet: Address) -> list[Drift]:
+        """Whether a subnet reaches its own published ports, by `turn_back` or a policy."""
+        if self._network(family_of(subnet.ip), subnet) is not None:
+            return []
+        return [Drift(f"nftables map networks, {subnet}", "an element", "no such element")]
+
     def withdraw(self, policy: Policy) -> None:
         """Remove what the policy's network and bridge have in the tables."""
         for family in ADDRESS:
-            if not nft.chain_exists(self._socket, family, TABLE, rules.nat_chain(policy)):
+            if not nft.chain_uses(self._socket, family, TABLE, [rules.nat_chain(policy)]):
                 continue
             found = {
                 name: nft.elements(self._socket, family, TABLE, name, interval=interval)
@@ -120,10 +140,20 @@ class Firewall:
         try:
             nft.commit(self._socket, additions)
         except KernelRefused as error:
-            if error.errno in (EEXIST, EBUSY):
-                self._refuse_taken(wanted)
-            raise
+            if error.errno not in (EEXIST, EBUSY):
+                raise
+            self._refuse_taken(wanted)
+            self._lead(wanted)  # the target's own, restored
         self._forget_earlier(wanted)
+
+    def restore(self, ports: tuple[PublishedPort, ...], target: Target) -> None:
+        """Lead ports to the target again, but those that somebody else has by now."""
+        for each in _elements(ports, target):
+            try:
+                self._lead([each])
+            except KernelRefused as error:
+                if error.errno not in (EEXIST, EBUSY):
+                    raise
 
     def unpublish(self, ports: tuple[PublishedPort, ...], target: Target) -> None:
         """Take the target's ports back; those that somebody else has by now stay."""
@@ -131,15 +161,14 @@ class Firewall:
 
     def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
         """Take back the ports of the network whose owner is not known any more."""
-        found = [
-            (family, name, element)
-            for family in ADDRESS
-            for name in _PORTS
-            for element in nft.elements(self._socket, family, TABLE, name)
-            if element.comment.startswith(f"{network} ")
-        ]
-        owners = {nft.comment(f"{network} {key}") for key in known()}
+        found = self._ports_of(network)
+        owners = {ex.comment(f"{network} {key}") for key in known()}
         self._remove([each for each in found if each[2].comment not in owners])
+
+    def disown(self, network: str, key: EndpointKey) -> None:
+        """Take back the ports of an endpoint of which the record says nothing."""
+        owner = ex.comment(f"{network} {key}")
+        self._remove([each for each in self._ports_of(network) if each[2].comment == owner])
 
     def drift(self, policy: Policy, subnets: list[Address]) -> list[Drift]:
         """Subnets for which another policy holds, or none, and rules that are not as made."""
@@ -149,10 +178,19 @@ class Firewall:
             for name in rules.BY_SUBNET:
                 element = nft.find_element(self._socket, family, TABLE, name, subnet.ip)
                 has = element.comment if element else "no such element"
-                if has != policy.words:
-                    found.append(Drift(f"nftables map {name}, {subnet}", policy.words, has))
+                if has != rules.words(policy):
+                    what = f"nftables map {name}, {subnet}"
+                    found.append(Drift(what, rules.words(policy), has))
+            found += self._source_drift(family, policy)
             chains = {**rules.base_rules(family), **rules.network_rules(family, policy)}
             found += self._rule_drift(family, chains)
+        return found
+
+    def base_drift(self) -> list[Drift]:
+        """Rules that no policy is about, and that are not as made."""
+        found = []
+        for family in ADDRESS:
+            found += self._rule_drift(family, rules.base_rules(family))
         return found
 
     def port_drift(self, ports: tuple[PublishedPort, ...], target: Target) -> list[Drift]:
@@ -165,15 +203,26 @@ class Firewall:
                 found.append(Drift(_port_in(name, element), _holder(element), has))
         return found
 
-    def _prepare(self, family: str) -> None:
-        """Make the table; somebody else may be faster, whose rules must not stand twice."""
-        if nft.chain_exists(self._socket, family, TABLE, "postrouting"):
-            return
-        try:
-            nft.commit(self._socket, rules.base(family))
-        except KernelRefused as error:
-            if error.errno != EEXIST:
-                raise
+    def _has(self, family: str, uses: dict[str, int]) -> bool:
+        """Whether chains have as many rules and jumps to them as they should, or more."""
+        found = nft.chain_uses(self._socket, family, TABLE, uses)
+        return all(found.get(chain, 0) >= least for chain, least in uses.items())
+
+    def _lead(self, elements: "list[Placed]") -> None:
+        """Add elements that may be there already."""
+        additions = [
+            nft.add_elements(family, TABLE, name, [element]) for family, name, element in elements
+        ]
+        nft.commit(self._socket, additions)
+
+    def _source_drift(self, family: str, policy: Policy) -> list[Drift]:
+        """Whether what comes from the bridge meets its chain."""
+        wanted = rules.from_element(policy)
+        found = nft.find_element(self._socket, family, TABLE, "forward_from", wanted.key)
+        if found == wanted:
+            return []
+        what = f"nftables map forward_from of table {family} {TABLE}, {policy.bridge}"
+        return [Drift(what, str(wanted.data), str(found.data) if found else "no such element")]
 
     def _commit_subnet(self, requests: list[Request], subnet: Address) -> None:
         try:
@@ -192,6 +241,16 @@ class Firewall:
                 what = f"nftables chain {chain} of table {family} {TABLE}"
                 found.append(Drift(what, f"{len(wanted)} rules", f"{present} rules"))
         return found
+
+    def _ports_of(self, network: str) -> "list[Placed]":
+        """The published ports of all endpoints of a network."""
+        return [
+            (family, name, element)
+            for family in ADDRESS
+            for name in _PORTS
+            for element in nft.elements(self._socket, family, TABLE, name)
+            if element.comment.startswith(f"{network} ")
+        ]
 
     def _remove(self, elements: "list[Placed]") -> None:
         """Remove those of the elements that are there as they are."""
@@ -232,7 +291,7 @@ class Firewall:
     def _refuse_taken(self, wanted: "list[Placed]") -> None:
         for family, name, element in wanted:
             present = self._find(family, name, element)
-            if present is not None:
+            if present is not None and present != element:
                 raise AddressInUse(
                     f"{_port_in(name, element)} is already published by {_holder(present)}",
                     details="publish another port of the host, or remove that container first",
@@ -254,12 +313,12 @@ def _elements(ports: tuple[PublishedPort, ...], target: Target) -> "list[Placed]
             host_ip = port.host_ip
             if host_ip is not None and len(host_ip) != len(ip):
                 continue
-            data = nft.concatenate(ip, nft.service(port.container_port))
-            fields = [bytes([port.protocol]), nft.service(port.host_port)]
+            data = ex.concatenate(ip, ex.service(port.container_port))
+            fields = [bytes([port.protocol]), ex.service(port.host_port)]
             name = "ports"
             if host_ip is not None and any(host_ip):
                 name, fields = "address_ports", [host_ip, *fields]
-            element = Element(nft.concatenate(*fields), data, target.owner)
+            element = Element(ex.concatenate(*fields), data, target.owner)
             found.append((family_of(ip), name, element))
     return found
 

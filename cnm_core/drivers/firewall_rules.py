@@ -1,10 +1,11 @@
 """The rules themselves, as data: what a chain has, and the requests that make it so."""
 
 from cnm_core.inet import Address, format_ip, parse_subnet
+from cnm_core.kernel import expressions as ex
 from cnm_core.kernel import nftables as nft
-from cnm_core.kernel.netlink import NLM_F_EXCL, Request
+from cnm_core.kernel.netlink import Request
 from cnm_core.kernel.nftables import Element
-from cnm_core.record import Record
+from cnm_core.model import Policy
 
 TABLE = "cnm"
 ADDRESS = {"ip": "ipv4_addr", "ip6": "ipv6_addr"}
@@ -25,6 +26,13 @@ _HOOKS = {
     "postrouting": ("nat", "postrouting", nft.SRCNAT),
 }
 
+# Rules of the base chains, and jumps to them, added up. The only rules of prerouting and output
+# are jumps to published: that has them among its uses.
+BASE_USES = {
+    "ip": {"published": 4, "forward": 4, "postrouting": 2, "raw": 1},
+    "ip6": {"published": 4, "forward": 4, "postrouting": 1},
+}
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -32,31 +40,13 @@ if TYPE_CHECKING:
     Rules = list[list[bytes]]
 
 
-class Policy(Record):
-    """What a network wants of the firewall.
-
-    `bridge` is the link by which the network is routed. Where that is a VLAN's, on top of the
-    bridge `below`, br_netfilter names the latter for what stays on it. `sources` are the
-    addresses, one of a version at most, that masqueraded traffic gets; of the other version it
-    gets that of the link it leaves by.
-    """
-
-    network: str
-    bridge: str
-    masquerade: bool
-    sources: tuple[bytes, ...]
-    isolated: bool
-    internal: bool
-    below: str = ""
-
-    @property
-    def words(self) -> str:
-        """The policy in words, which tell a changed one from that in the kernel."""
-        nat = "routed"
-        if self.masquerade:
-            nat = " ".join(["masquerade", *map(format_ip, self.sources)])
-        reach = "internal" if self.internal else "isolated" if self.isolated else "open"
-        return nft.comment(f"{nat}, {reach}: {self.network} on {self.bridge}")
+def words(policy: Policy) -> str:
+    """A policy in words, which tell a changed one from that in the kernel."""
+    nat = "routed"
+    if policy.masquerade:
+        nat = " ".join(["masquerade", *map(format_ip, policy.sources)])
+    reach = "internal" if policy.internal else "isolated" if policy.isolated else "open"
+    return ex.comment(f"{nat}, {reach}: {policy.network} on {policy.bridge}")
 
 
 def family_of(ip: bytes) -> str:
@@ -85,7 +75,7 @@ def _from_chain(policy: Policy) -> str:
 
 
 def base(family: str) -> list[Request]:
-    """The table with its maps and base chains; EEXIST where somebody else made it."""
+    """The table with its maps and base chains; whatever of it is there already is made anew."""
     address = ADDRESS[family]
     value = f"{address} . inet_service"
     requests = [
@@ -103,54 +93,55 @@ def base(family: str) -> list[Request]:
             request = nft.add_base_chain(
                 family, TABLE, chain, kind=kind, hook=hook, priority=priority, policy="accept"
             )
-        requests.append(request.replace(flags=request.flags | NLM_F_EXCL))
+        # Flushed, since somebody else may be making the same at the same time.
+        requests += [request, nft.flush_chain(family, TABLE, chain)]
         requests += [nft.add_rule(family, TABLE, chain, rule) for rule in rules]
     return requests
 
 
 def base_rules(family: str) -> "dict[str, Rules]":
     """Every chain that the table has by itself, with its rules; regular ones come first."""
-    to_host = [nft.fib_daddr_type(), nft.cmp(nft.LOCAL), nft.verdict("jump published")]
+    to_host = [ex.fib_daddr_type(), ex.cmp(ex.LOCAL), ex.verdict("jump published")]
     chains = {
         "published": _published(family),
         "prerouting": [to_host],
         "output": [to_host],
         "forward": [
-            [nft.ct("state"), nft.any_of(nft.ESTABLISHED | nft.RELATED), nft.verdict("accept")],
-            [nft.meta("iifname"), nft.lookup("forward_from", into=nft.VERDICT)],
-            [*_is_published(), nft.verdict("accept")],
-            [nft.payload(f"{family} daddr"), nft.lookup("forward_to", into=nft.VERDICT)],
+            [ex.ct("state"), ex.any_of(ex.ESTABLISHED | ex.RELATED), ex.verdict("accept")],
+            [ex.meta("iifname"), ex.lookup("forward_from", into=ex.VERDICT)],
+            [*_is_published(), ex.verdict("accept")],
+            [ex.payload(f"{family} daddr"), ex.lookup("forward_to", into=ex.VERDICT)],
         ],
-        "postrouting": [[nft.payload(f"{family} saddr"), nft.lookup("networks", into=nft.VERDICT)]],
+        "postrouting": [[ex.payload(f"{family} saddr"), ex.lookup("networks", into=ex.VERDICT)]],
     }
     if family == "ip":
         # From 127.0.0.1 to a published port: the container cannot answer to that address.
-        from_loopback = [*_in_subnet("ip saddr", _LOOPBACK), *_is_published(), nft.masquerade()]
+        from_loopback = [*_in_subnet("ip saddr", _LOOPBACK), *_is_published(), ex.masquerade()]
         chains["postrouting"].insert(0, from_loopback)
         # Keep others from the host's own 127.0.0.0/8, which route_localnet would let in.
-        not_lo = [nft.meta("iifname"), nft.cmp(nft.ifname("lo"), equal=False)]
-        chains["raw"] = [[*not_lo, *_in_subnet("ip daddr", _LOOPBACK), nft.verdict("drop")]]
+        not_lo = [ex.meta("iifname"), ex.cmp(ex.ifname("lo"), equal=False)]
+        chains["raw"] = [[*not_lo, *_in_subnet("ip daddr", _LOOPBACK), ex.verdict("drop")]]
     return chains
 
 
 def _published(family: str) -> "Rules":
     """Destination NAT for what is sent to an address of the host, from outside or from itself."""
-    ip, protocol, port = nft.registers(_port_key(family))
-    to_ip, to_port = nft.registers(f"{ADDRESS[family]} . inet_service")
-    own_protocol, own_port = nft.registers("inet_proto . inet_service")
-    lead = nft.dnat(family, to_ip, to_port)
+    ip, protocol, port = ex.registers(_port_key(family))
+    to_ip, to_port = ex.registers(f"{ADDRESS[family]} . inet_service")
+    own_protocol, own_port = ex.registers("inet_proto . inet_service")
+    lead = ex.dnat(family, to_ip, to_port)
     return [
         [
-            nft.payload(f"{family} daddr", ip),
-            nft.meta("l4proto", protocol),
-            nft.payload("th dport", port),
-            nft.lookup("address_ports", ip, into=to_ip),
+            ex.payload(f"{family} daddr", ip),
+            ex.meta("l4proto", protocol),
+            ex.payload("th dport", port),
+            ex.lookup("address_ports", ip, into=to_ip),
             lead,
         ],
         [
-            nft.meta("l4proto", own_protocol),
-            nft.payload("th dport", own_port),
-            nft.lookup("ports", own_protocol, into=to_ip),
+            ex.meta("l4proto", own_protocol),
+            ex.payload("th dport", own_port),
+            ex.lookup("ports", own_protocol, into=to_ip),
             lead,
         ],
     ]
@@ -168,19 +159,23 @@ def network(
 
     `present` are the maps that have an element for the subnet, which goes.
     """
-    words, last = policy.words, subnet.last
+    comment, last = words(policy), subnet.last
     to_subnet = {
-        "networks": Element(subnet.ip, nat_jump(policy), words, last=last),
-        "forward_to": Element(subnet.ip, f"goto {_to_chain(policy)}", words, last=last),
+        "networks": Element(subnet.ip, nat_jump(policy), comment, last=last),
+        "forward_to": Element(subnet.ip, f"goto {_to_chain(policy)}", comment, last=last),
     }
     requests = [nft.delete_elements(family, TABLE, name, [to_subnet[name]]) for name in present]
     for chain, rules in network_rules(family, policy).items():
         requests += [nft.add_chain(family, TABLE, chain), nft.flush_chain(family, TABLE, chain)]
         requests += [nft.add_rule(family, TABLE, chain, rule) for rule in rules]
-    jump = Element(nft.ifname(policy.bridge), f"jump {_from_chain(policy)}", "")
-    requests.append(nft.add_elements(family, TABLE, "forward_from", [jump]))
+    requests.append(nft.add_elements(family, TABLE, "forward_from", [from_element(policy)]))
     requests += [nft.add_elements(family, TABLE, name, [each]) for name, each in to_subnet.items()]
     return requests
+
+
+def from_element(policy: Policy) -> Element:
+    """The element that leads what comes from a bridge to its chain."""
+    return Element(ex.ifname(policy.bridge), f"jump {_from_chain(policy)}")
 
 
 def network_rules(family: str, policy: Policy) -> "dict[str, Rules]":
@@ -189,6 +184,16 @@ def network_rules(family: str, policy: Policy) -> "dict[str, Rules]":
         nat_chain(policy): _nat(family, policy),
         _to_chain(policy): _forward(policy, "iifname", closed=policy.isolated or policy.internal),
         _from_chain(policy): _forward(policy, "oifname", closed=policy.internal),
+    }
+
+
+def network_uses(policy: Policy) -> dict[str, int]:
+    """At least how many rules, and jumps to it, each chain of a network has, added up."""
+    below = bool(policy.below)
+    return {
+        nat_chain(policy): (5 if policy.masquerade else 3) + below,
+        _to_chain(policy): 3 + below if policy.isolated or policy.internal else 1,
+        _from_chain(policy): 3 + below if policy.internal else 1,
     }
 
 
@@ -207,9 +212,9 @@ def without_network(
 def turning_back(family: str, network: str, subnet: Address) -> list[Request]:
     """A chain that masquerades what a subnet sends to its own published ports."""
     chain = f"nat-{network}-{subnet.ip.hex()}"
-    rule = [*_in_subnet(f"{family} daddr", subnet), *_is_published(), nft.masquerade()]
+    rule = [*_in_subnet(f"{family} daddr", subnet), *_is_published(), ex.masquerade()]
     element = Element(
-        subnet.ip, f"goto {chain}", nft.comment(f"{_PORTS}{network}"), last=subnet.last
+        subnet.ip, f"goto {chain}", ex.comment(f"{_PORTS}{network}"), last=subnet.last
     )
     return [
         nft.add_chain(family, TABLE, chain),
@@ -223,41 +228,41 @@ def _forward(policy: Policy, other_side: str, *, closed: bool) -> "Rules":
     """Nothing but what stays on the bridge, where that direction is closed."""
     if not closed:
         return []
-    inside = [[nft.meta(other_side), nft.cmp(nft.ifname(policy.bridge)), nft.verdict("return")]]
+    inside = [[ex.meta(other_side), ex.cmp(ex.ifname(policy.bridge)), ex.verdict("return")]]
     if policy.below:
-        below = nft.cmp(nft.ifname(policy.below))
-        both = [nft.meta("iifname"), below, nft.meta("oifname"), below, nft.verdict("return")]
+        below = ex.cmp(ex.ifname(policy.below))
+        both = [ex.meta("iifname"), below, ex.meta("oifname"), below, ex.verdict("return")]
         inside.append(both)
-    return [*inside, [nft.verdict("drop")]]
+    return [*inside, [ex.verdict("drop")]]
 
 
 def _nat(family: str, policy: Policy) -> "Rules":
     """Source NAT for what comes from a network."""
-    inside = [nft.meta("oifname"), nft.cmp(nft.ifname(policy.bridge))]
+    inside = [ex.meta("oifname"), ex.cmp(ex.ifname(policy.bridge))]
     rules = [
         # To a published port of the same network: the answer must come back through us.
-        [*inside, *_is_published(), nft.masquerade()],
-        [*inside, nft.verdict("return")],
+        [*inside, *_is_published(), ex.masquerade()],
+        [*inside, ex.verdict("return")],
     ]
     if policy.below:
-        below = nft.cmp(nft.ifname(policy.below))
-        rules.append([nft.meta("oifname"), below, nft.verdict("return")])
+        below = ex.cmp(ex.ifname(policy.below))
+        rules.append([ex.meta("oifname"), below, ex.verdict("return")])
     if policy.masquerade:
-        rules.append([*_in_subnet(f"{family} daddr", _MULTICAST[family]), nft.verdict("return")])
+        rules.append([*_in_subnet(f"{family} daddr", _MULTICAST[family]), ex.verdict("return")])
         sources = [each for each in policy.sources if family_of(each) == family]
-        leave = [nft.immediate(sources[0]), nft.snat(family)] if sources else [nft.masquerade()]
+        leave = [ex.immediate(sources[0]), ex.snat(family)] if sources else [ex.masquerade()]
         rules.append(leave)
     return rules
 
 
 def _is_published() -> list[bytes]:
-    return [nft.ct("status"), nft.any_of(nft.DNATTED)]
+    return [ex.ct("status"), ex.any_of(ex.DNATTED)]
 
 
 def _in_subnet(field: str, subnet: Address) -> list[bytes]:
     bits = len(subnet.ip) * 8
     mask = ((1 << bits) - (1 << bits - subnet.prefix)).to_bytes(len(subnet.ip), "big")
-    return [nft.payload(field), nft.bitwise(mask), nft.cmp(subnet.ip)]
+    return [ex.payload(field), ex.bitwise(mask), ex.cmp(subnet.ip)]
 
 
 def _port_key(family: str) -> str:

@@ -16,13 +16,16 @@ class Portmap:
     def __init__(self) -> None:
         self._firewall = Firewall()
 
-    def publish(self, endpoint: Endpoint, *, snat: bool) -> None:
+    def publish(self, endpoint: Endpoint, state_dir: str, *, snat: bool) -> None:
         """Lead the ports to the endpoint. Raises AddressInUse with the holder of a taken one.
 
         With `snat` the host reaches them through 127.0.0.1, and the endpoint's network
-        through the host, itself included.
+        through the host, itself included. `state_dir` has the records of network plugins.
         """
-        self._firewall.prepare()
+        if self._firewall.prepare():
+            from cnm_core.drivers.restore import restore
+
+            restore(state_dir)
         if snat:
             for lease in endpoint.addressing.leases:
                 self._firewall.turn_back(endpoint.network, lease.address.network)
@@ -34,13 +37,20 @@ class Portmap:
         """Take the ports back."""
         self._firewall.unpublish(endpoint.ports, Target.of(endpoint))
 
+    def disown(self, network: str, key: EndpointKey) -> None:
+        """Take back the ports of an endpoint of which the record says nothing."""
+        self._firewall.disown(network, key)
+
     def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
         """Take back the ports of the network whose owner is not known any more."""
         self._firewall.collect(network, known)
 
-    def drift(self, endpoint: Endpoint) -> list[Drift]:
-        """Ports that do not lead to the endpoint."""
-        return self._firewall.port_drift(endpoint.ports, Target.of(endpoint))
+    def drift(self, endpoint: Endpoint, *, snat: bool) -> list[Drift]:
+        """Ports that do not lead to the endpoint, and rules that are not as made."""
+        found = self._firewall.base_drift()
+        for lease in endpoint.addressing.leases if snat else ():
+            found += self._firewall.turn_back_drift(lease.address.network)
+        return found + self._firewall.port_drift(endpoint.ports, Target.of(endpoint))
 
 
 def _let_loopback_out(ip: bytes) -> None:

@@ -8,8 +8,9 @@ from errno import ENOENT
 
 from cnm_core.errors import KernelRefused
 from cnm_core.inet import format_mac
+from cnm_core.kernel import expressions as ex
 from cnm_core.kernel import nftables as nft
-from cnm_core.kernel.netlink import Request, text_of
+from cnm_core.kernel.netlink import Request
 from cnm_core.kernel.nftables import Element
 from cnm_core.model import Drift
 
@@ -31,61 +32,83 @@ class SpoofCheck:
 
     def allow(self, port: str, mac: bytes, owner: str) -> None:
         """Let a port send from this MAC address only."""
-        requests = _elements(nft.add_elements, port, mac, owner)
-        if not nft.chain_exists(self._socket, "bridge", TABLE, "prerouting"):
-            requests = [*_base(), *requests]
-        nft.commit(self._socket, requests)
+        nft.commit(self._socket, _elements(nft.add_elements, port, mac, owner))
+
+    def prepare(self) -> bool:
+        """Have the table; True where there was none, or one without its rule."""
+        if self._rules():
+            return False
+        nft.commit(self._socket, _base())
+        return True
 
     def withdraw(self, port: str, mac: bytes) -> None:
         """Forget a port; it may be forgotten already."""
+        deletions = _elements(nft.delete_elements, port, mac, "")
+        if not self._forget(deletions):
+            for each in deletions:  # somebody removed one of the two
+                self._forget([each])
+
+    def _forget(self, deletions: list[Request]) -> bool:
+        """Delete elements together; False, and nothing done, where one of them is not there."""
         try:
-            nft.commit(self._socket, _elements(nft.delete_elements, port, mac, ""))
+            nft.commit(self._socket, deletions)
         except KernelRefused as error:
-            if error.errno != ENOENT:
-                raise
+            if error.errno == ENOENT:
+                return False
+            raise
+        return True
 
     def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
         """Forget the ports of the network whose owner is not known any more."""
         found = [
-            element
-            for element in nft.elements(self._socket, "bridge", TABLE, "sources")
+            (name, element)
+            for name in ("sources", "checked")
+            for element in nft.elements(self._socket, "bridge", TABLE, name)
             if element.comment.startswith(f"{network} ")
         ]
-        owners = {nft.comment(f"{network} {key}") for key in known()}
-        for element in found:
+        owners = {ex.comment(f"{network} {key}") for key in known()}
+        for name, element in found:
             if element.comment not in owners:
-                port, mac = nft.fields(element.key, _KEY)
-                self.withdraw(text_of(port), mac)
+                self._forget([nft.delete_elements("bridge", TABLE, name, [element])])
 
     def drift(self, port: str, mac: bytes) -> list[Drift]:
         """Whether the port is checked, and may use the address."""
-        key = nft.concatenate(nft.ifname(port), mac)
-        checked = nft.find_element(self._socket, "bridge", TABLE, "checked", nft.ifname(port))
+        key = ex.concatenate(ex.ifname(port), mac)
+        checked = nft.find_element(self._socket, "bridge", TABLE, "checked", ex.ifname(port))
         allowed = nft.find_element(self._socket, "bridge", TABLE, "sources", key)
-        if checked and allowed:
-            return []
-        return [Drift(f"source check of {port}", f"{format_mac(mac)} only", "no such elements")]
+        found = []
+        if not checked or not allowed:
+            expected = f"{format_mac(mac)} only"
+            found.append(Drift(f"source check of {port}", expected, "no such elements"))
+        if self._rules() != 1:
+            what = f"nftables chain prerouting of table bridge {TABLE}"
+            found.append(Drift(what, "1 rule", f"{self._rules()} rules"))
+        return found
+
+    def _rules(self) -> int:
+        uses = nft.chain_uses(self._socket, "bridge", TABLE, ["prerouting"])
+        return uses.get("prerouting", 0)
 
 
 def _elements(
     change: "Callable[[str, str, str, list[Element]], Request]", port: str, mac: bytes, owner: str
 ) -> list[Request]:
-    name = nft.ifname(port)
-    comment = nft.comment(owner)
+    name = ex.ifname(port)
+    comment = ex.comment(owner)
     return [
-        change("bridge", TABLE, "sources", [Element(nft.concatenate(name, mac), b"", comment)]),
+        change("bridge", TABLE, "sources", [Element(ex.concatenate(name, mac), b"", comment)]),
         change("bridge", TABLE, "checked", [Element(name, b"", comment)]),
     ]
 
 
 def _base() -> list[Request]:
-    port, source = nft.registers(_KEY)
+    port, source = ex.registers(_KEY)
     foreign = [
-        nft.meta("iifname", port),
-        nft.lookup("checked", port),
-        nft.payload("ether saddr", source),
-        nft.lookup("sources", port, inverted=True),
-        nft.verdict("drop"),
+        ex.meta("iifname", port),
+        ex.lookup("checked", port),
+        ex.payload("ether saddr", source),
+        ex.lookup("sources", port, inverted=True),
+        ex.verdict("drop"),
     ]
     return [
         nft.add_table("bridge", TABLE),
@@ -100,5 +123,6 @@ def _base() -> list[Request]:
             priority=nft.RAW,
             policy="accept",
         ),
+        nft.flush_chain("bridge", TABLE, "prerouting"),
         nft.add_rule("bridge", TABLE, "prerouting", foreign),
     ]

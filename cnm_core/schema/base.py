@@ -60,6 +60,11 @@ Name = Annotated[
 InterfaceName = Annotated[
     str, _meaning(formats.interface_name), _shown("interface name", maxLength=15)
 ]
+BridgeName = Annotated[
+    str,
+    _meaning(formats.bridge_name),
+    _shown("interface name", maxLength=15, pattern='^[^*"\\\\%]+$'),
+]
 Ip = Annotated[str, _meaning(formats.ip), _shown("IP address")]
 Cidr = Annotated[str, _meaning(formats.address), _shown("address in CIDR notation")]
 Subnet = Annotated[str, _meaning(formats.subnet), _shown("subnet in CIDR notation")]

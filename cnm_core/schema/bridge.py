@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from cnm_core.schema.base import ConfigModel, InterfaceName, Ip, MtuOrAuto, TrunkVid, Vid
+from cnm_core.schema.base import BridgeName, ConfigModel, Ip, MtuOrAuto, TrunkVid, Vid
 
 
 class VlanTrunk(ConfigModel):
@@ -16,7 +16,7 @@ class VlanTrunk(ConfigModel):
 class BridgeConfig(ConfigModel):
     """A Linux bridge with one veth pair for each endpoint."""
 
-    bridge: InterfaceName = Field("cni0", description="the bridge; made when it is missing")
+    bridge: BridgeName = Field("cni0", description="the bridge; made when it is missing")
     isGateway: bool = Field(False, description="give the pool's gateway address to the bridge")
     isDefaultGateway: bool = Field(
         False, description="isGateway, and a default route through it in the container"

@@ -21,10 +21,12 @@ from pydantic.fields import FieldInfo
 from cnm_core.config import formats
 from cnm_core.schema import (
     bridge,
+    host,
     host_local,
     ipvlan,
     macvlan,
     network,
+    none,
     ports,
     remote,
     requests,
@@ -37,7 +39,9 @@ MODULES: tuple[ModuleType, ...] = (
     bridge,
     macvlan,
     ipvlan,
+    host,
     host_local,
+    none,
     static,
     remote,
     requests,
@@ -163,7 +167,8 @@ def source_of(module: ModuleType) -> str:
     """The source of the decoders for one module of models, before formatting."""
     body = "".join(_model(model) for model in models_of(module))
     defined = {model.__name__ for model in models_of(module)}
-    imports = ["from cnm_core.config import formats, values"]
+    own = ["formats", "values"] if "formats." in body else ["values"]
+    imports = [f"from cnm_core.config import {', '.join(own)}"]
     for other in MODULES:
         names = [model.__name__ for model in models_of(other) if model.__name__ not in defined]
         used = [name for name in names if re.search(rf"\b{name}\b", body)]

@@ -16,8 +16,21 @@ from cnm_core.inet import (
     parse_ip,
     parse_mac,
 )
-from cnm_core.model import Addressing, Endpoint, EndpointKey, Lease, Pool, PublishedPort, Sandbox
+from cnm_core.model import (
+    Addressing,
+    Endpoint,
+    EndpointKey,
+    Lease,
+    Policy,
+    Pool,
+    PublishedPort,
+    Sandbox,
+)
 from cnm_core.store import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FORMAT = 1
 
@@ -46,7 +59,7 @@ class EndpointStore:
         the endpoint's own network has it.
         """
         own = (endpoint.network, endpoint.key)
-        networks = sorted(self._networks(), key=lambda each: each != endpoint.network)
+        networks = sorted(self.networks(), key=lambda each: each != endpoint.network)
         for network in networks:
             for key in self.keys(network):
                 if (network, key) != own and self._names_parent(network, key, name):
@@ -66,7 +79,11 @@ class EndpointStore:
 
     def is_young(self, network: str, key: EndpointKey, seconds: int) -> bool:
         """Whether an endpoint's record was written less than that ago."""
-        return files.within(files.modified(self._path(network, key)) or 0, time_ns(), seconds)
+        return files.within(self.written(network, key), time_ns(), seconds)
+
+    def written(self, network: str, key: EndpointKey) -> int:
+        """When an endpoint's record was written, in nanoseconds since 1970; 0 for no record."""
+        return files.modified(self._path(network, key)) or 0
 
     def remove_half_written(self, network: str, seconds: int) -> None:
         """Forget what a kill left of records that were being written longer ago than that."""
@@ -92,7 +109,8 @@ class EndpointStore:
             return True
         return found is not None and name in found.parents
 
-    def _networks(self) -> list[str]:
+    def networks(self) -> list[str]:
+        """The networks that have, or had, endpoints."""
         return [name for name in _list(self._directory) if not name.startswith(".")]
 
     def _network(self, network: str) -> str:
@@ -105,7 +123,7 @@ class EndpointStore:
 def _list(directory: str) -> list[str]:
     try:
         return listdir(directory)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise files.failure("list", directory, error) from None
@@ -121,6 +139,8 @@ def _encode(endpoint: Endpoint) -> str:
             "mac": format_mac(endpoint.mac) if endpoint.mac else None,
             "sourceChecked": endpoint.source_checked,
             "parents": endpoint.parents,
+            "driver": endpoint.driver,
+            "policy": _encode_policy(endpoint.policy) if endpoint.policy else None,
             "pool": {"driver": endpoint.pool.driver, "dataDir": endpoint.pool.data_dir},
             "ports": [
                 {
@@ -155,6 +175,8 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             mac=parse_mac(fields["mac"]) if fields["mac"] else None,
             source_checked=fields["sourceChecked"] is True,
             parents=tuple(map(str, fields["parents"])),
+            policy=_decode_policy(network, fields["policy"]) if fields.get("policy") else None,
+            driver=str(fields.get("driver", "")),
             pool=Pool(str(fields["pool"]["driver"]), str(fields["pool"]["dataDir"])),
             ports=tuple(
                 PublishedPort(
@@ -180,3 +202,26 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             f'endpoint record "{path}" is damaged: {error}',
             details="DEL and GC work without it; they remove it",
         ) from None
+
+
+def _encode_policy(policy: Policy) -> dict[str, object]:
+    return {
+        "bridge": policy.bridge,
+        "masquerade": policy.masquerade,
+        "sources": [format_ip(source) for source in policy.sources],
+        "isolated": policy.isolated,
+        "internal": policy.internal,
+        "below": policy.below,
+    }
+
+
+def _decode_policy(network: str, fields: "dict[str, Any]") -> Policy:
+    return Policy(
+        network=network,
+        bridge=str(fields["bridge"]),
+        masquerade=fields["masquerade"] is True,
+        sources=tuple(parse_ip(source) for source in fields["sources"]),
+        isolated=fields["isolated"] is True,
+        internal=fields["internal"] is True,
+        below=str(fields["below"]),
+    )

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import cni
-from tests.cni import INVALID_CONFIG, UNSUPPORTED_FIELD, Config, Endpoint
+from tests.cni import INVALID_CONFIG, NOT_AVAILABLE, UNSUPPORTED_FIELD, Config, Endpoint
 from tests.iproute import HOST, Netns, Snapshot, run
 
 MakeEndpoint = Callable[[], Endpoint]
@@ -1005,14 +1006,17 @@ def _answers(near: socket.socket, services: dict[str, socket.socket]) -> str | N
     return found[0] if found else None
 
 
-def test_other_flows_stay(endpoint: MakeEndpoint, outside: Netns, blue: Config) -> None:
+@pytest.mark.parametrize("family", [4, 6])
+def test_other_flows_stay(
+    endpoint: MakeEndpoint, outside: Netns, blue: Config, family: int
+) -> None:
     """Flows to the same port of another host go on: late answers arrive."""
     client, server = endpoint(), endpoint()
     client.add(blue)
     config = publishing(blue, mapping(5353, 53, "udp"))
     with serving(outside, "udp", 5353) as service, calling(client.netns, "udp") as make:
-        near = make(OUTSIDE_ADDRESS[4])
-        near.connect((OUTSIDE_ADDRESS[4], 5353))
+        near = make(OUTSIDE_ADDRESS[family])
+        near.connect((OUTSIDE_ADDRESS[family], 5353))
         near.settimeout(WAIT)
         near.send(b"?")
         assert select.select([service], [], [], WAIT)[0]
@@ -1379,6 +1383,15 @@ def _nft(command: str) -> Callable[[Config], object]:
     return lambda _: run("nft", command)
 
 
+def _nft_rule_gone(family: str, chain: str) -> Callable[[Config], object]:
+    def change(_: Config) -> None:
+        listed = json.loads(run("nft", "-j", "list", "chain", family, "cnm", chain))["nftables"]
+        handle = [each["rule"]["handle"] for each in listed if "rule" in each][-1]
+        run("nft", "delete", "rule", family, "cnm", chain, "handle", str(handle))
+
+    return change
+
+
 # What was changed behind the plugin's back, and a word that the error must have.
 DRIFTS: dict[str, tuple[Callable[[Config], object], str]] = {
     "port gone": (_nft("delete element ip cnm ports { tcp . 8080 }"), "8080"),
@@ -1399,6 +1412,16 @@ DRIFTS: dict[str, tuple[Callable[[Config], object], str]] = {
     "rules of forward gone": (_nft("flush chain ip cnm forward"), "forward"),
     "masquerade gone": (_nft("flush chain ip cnm nat-blue"), "nat-blue"),
     "isolation gone": (_nft("flush chain ip cnm to-blue"), "to-blue"),
+    "rule of forward gone": (_nft_rule_gone("ip6", "forward"), "forward"),
+    "way from the bridge gone": (
+        _nft('delete element ip cnm forward_from { "blue0" }'),
+        "forward_from",
+    ),
+    "bridge down": (lambda _: HOST.ip("link", "set", "blue0", "down"), "bridge blue0"),
+    "foreign IPv6 address": (
+        lambda _: HOST.ip("addr", "add", "fd00:1::9/64", "dev", "blue0", "nodad"),
+        "fd00:1::9",
+    ),
     "isolation not asked for": (
         _nft("delete element ip cnm forward_to { 10.1.0.0/24 }"),
         "forward_to",
@@ -1445,7 +1468,9 @@ def test_drift(endpoint: MakeEndpoint, blue: Config, drift: str) -> None:
     change(result)
     before = run("nft", "list", "ruleset")
     message = eth0.check(config, result).error(DRIFTED)["msg"]
-    assert word in message
+    drifts = [each for each in message.partition(" has drifted: ")[2].split("; ") if word in each]
+    assert drifts, message
+    assert all(": expected " in each and ", found " in each for each in drifts), message
     assert run("nft", "list", "ruleset") == before
 
 
@@ -1522,11 +1547,12 @@ def test_delete_after_a_flush(endpoint: MakeEndpoint, blue: Config, command: str
 def test_delete_leaves_what_another_has(
     endpoint: MakeEndpoint, outside: Netns, blue: Config
 ) -> None:
-    """After a flush a port may have gone to another container: the first one's DEL leaves it."""
+    """A port that was taken away may be another container's: the first one's DEL leaves it."""
     config = publishing(blue, *PORTS)
     first, second = endpoint(), endpoint()
     first.add(config)
-    run("nft", "flush", "ruleset")
+    for family in TABLES:
+        run("nft", "flush", "map", family, "cnm", "ports")
     second.add(config)
     before = published()
     first.delete(config)
@@ -1587,7 +1613,25 @@ def _reload(fresh: Netns, dump: Path) -> None:
     run("nft", "-f", str(dump))
 
 
-@pytest.mark.parametrize("bridge", ["br+0", "br@0", "br#0", "br\\0", "br$x", "br{"])
+STRANGE_BRIDGES = ["br+0", "br@0", "br#0", "br$x", "br{", "br'x", "b`r", "brü", "br,x;(y)", "-br"]
+STRANGE_BRIDGES += [
+    "br.[1]",
+    "a" * 15,
+    "br?",
+    "%",
+    "b%sr",
+    "br%d",
+    "*",
+    "br*",
+    "b*r",
+    'b"r',
+    '"br"',
+]
+STRANGE_BRIDGES += ["br\\0", "br\\*", "br\x01", "br\x7f"]
+REFUSED = frozenset('*"\\%\x01\x7f')
+
+
+@pytest.mark.parametrize("bridge", STRANGE_BRIDGES)
 def test_reload_of_strange_bridges(
     endpoint: MakeEndpoint,
     netns: Callable[[], Netns],
@@ -1599,12 +1643,56 @@ def test_reload_of_strange_bridges(
     """A bridge that nft has no words for is refused; any other is listed so that nft reads it."""
     eth0 = endpoint()
     before = snapshot(eth0.netns)
-    outcome = eth0.call("ADD", publishing(blue | {"bridge": bridge}, *PORTS))
-    if outcome.code:
+    config = publishing(blue | {"bridge": bridge}, *PORTS)
+    outcome = eth0.call("ADD", config)
+    if not REFUSED.isdisjoint(bridge):
         assert "bridge" in outcome.error(INVALID_CONFIG)["msg"]
         assert snapshot(eth0.netns) == before
-    else:
-        _reload(netns(), tmp_path / "ruleset.nft")
+        return
+    result = outcome.result()
+    _reload(netns(), tmp_path / "ruleset.nft")
+    eth0.check(config, result).silent()
+    assert [each for each in HOST.links() if each not in ("lo", _host_end(result))] == [bridge]
+
+
+def test_a_name_is_no_pattern(endpoint: MakeEndpoint, outside: Netns, blue: Config) -> None:
+    """Rules about a bridge are not about one whose name begins likewise."""
+    short, long = endpoint(), endpoint()
+    short.add(blue | {"bridge": "br"})
+    other = numbered(blue, "green", 2) | {"bridge": "br0"}
+    addresses = cni.addresses(long.add(other))
+    assert kept_apart(short.netns, long.netns, *addresses)
+    with serving(outside, "tcp", 7000) as service:
+        assert caller(long.netns, service, OUTSIDE_ADDRESS[4], 7000) == HOST_ADDRESS[4]
+
+
+def test_reload_of_all_tables(
+    endpoint: MakeEndpoint, netns: Callable[[], Netns], blue: Config, tmp_path: Path
+) -> None:
+    """The table of source checks beside the others."""
+    config = publishing(blue | {"macspoofchk": True}, *PORTS, mapping(53, 53, "udp", "::1"))
+    eth0 = endpoint()
+    result = eth0.add(config)
+    assert {("ip", "cnm"), ("ip6", "cnm"), ("bridge", "cnm")} == set(tables())
+    before = ruleset()
+    _reload(netns(), tmp_path / "ruleset.nft")
+    assert len(ruleset()) == len(before)
+    eth0.check(config, result).silent()
+
+
+def test_status_without_permission(endpoint: MakeEndpoint, blue: Config, tmp_path: Path) -> None:
+    """STATUS and ADD say that it is nftables that we may not use, and what is needed."""
+    eth0 = endpoint()
+    eth0.call("STATUS", blue).silent()
+    wrapper = tmp_path / "bridge"
+    wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-net_admin "{eth0.binary}"\n')
+    wrapper.chmod(0o755)
+    weak = replace(eth0, binary=wrapper)
+    error = weak.call("STATUS", blue).error(NOT_AVAILABLE)
+    assert error["msg"] == "nftables: the kernel does not permit it"
+    assert "CAP_NET_ADMIN" in error["details"]
+    plain = cni.without(blue, "ipMasq")
+    weak.call("STATUS", plain).silent()
 
 
 # --- many at a time

@@ -12,6 +12,7 @@ import pytest
 
 from cnm_core.errors import KernelRefused
 from cnm_core.inet import parse_address, parse_ip
+from cnm_core.kernel import expressions as ex
 from cnm_core.kernel import nftables as nft
 from cnm_core.kernel.netlink import Request, Socket
 from cnm_core.kernel.nftables import Element
@@ -47,21 +48,21 @@ def _subnet(cidr: str, data: bytes | str = b"", comment: str = "") -> Element:
 
 
 def _port(protocol: bytes, port: int, ip: str, to: int, comment: str = "") -> Element:
-    key = nft.concatenate(protocol, nft.service(port))
-    return Element(key, nft.concatenate(parse_ip(ip), nft.service(to)), comment)
+    key = ex.concatenate(protocol, ex.service(port))
+    return Element(key, ex.concatenate(parse_ip(ip), ex.service(to)), comment)
 
 
 def _to_published(family: str) -> list[bytes]:
     """Lead a port of the host to where the map "ports" says."""
-    protocol, port = nft.registers(PORT_KEY)
-    to_ip, to_port = nft.registers(PORT_DATA[family])
+    protocol, port = ex.registers(PORT_KEY)
+    to_ip, to_port = ex.registers(PORT_DATA[family])
     return [
-        nft.fib_daddr_type(),
-        nft.cmp(nft.LOCAL),
-        nft.meta("l4proto", protocol),
-        nft.payload("th dport", port),
-        nft.lookup("ports", protocol, into=to_ip),
-        nft.dnat(family, to_ip, to_port),
+        ex.fib_daddr_type(),
+        ex.cmp(ex.LOCAL),
+        ex.meta("l4proto", protocol),
+        ex.payload("th dport", port),
+        ex.lookup("ports", protocol, into=to_ip),
+        ex.dnat(family, to_ip, to_port),
     ]
 
 
@@ -71,12 +72,12 @@ def _masqueraded(family: str, subnet: str, bridge: str) -> list[bytes]:
     ones = (1 << 8 * len(network.ip)) - 1
     mask = (ones ^ (ones >> network.prefix)).to_bytes(len(network.ip), "big")
     return [
-        nft.payload(f"{family} saddr"),
-        nft.bitwise(mask),
-        nft.cmp(network.ip),
-        nft.meta("oifname"),
-        nft.cmp(nft.ifname(bridge), equal=False),
-        nft.masquerade(),
+        ex.payload(f"{family} saddr"),
+        ex.bitwise(mask),
+        ex.cmp(network.ip),
+        ex.meta("oifname"),
+        ex.cmp(ex.ifname(bridge), equal=False),
+        ex.masquerade(),
     ]
 
 
@@ -91,95 +92,95 @@ def _base(family: str, hook: str, kind: str = "nat", priority: int = 0) -> Reque
 
 def _ip() -> list[Request]:
     """Every kind of set, map, chain, element and expression of a table for IPv4."""
-    ipv4, protocol, port = nft.registers("ipv4_addr . inet_proto . inet_service")
-    to_ip, to_port = nft.registers("ipv4_addr . inet_service")
-    ether, name = nft.registers("ether_addr . ifname")
+    ipv4, protocol, port = ex.registers("ipv4_addr . inet_proto . inet_service")
+    to_ip, to_port = ex.registers("ipv4_addr . inet_service")
+    ether, name = ex.registers("ether_addr . ifname")
     first, last = parse_ip("10.9.0.5"), parse_ip("10.9.0.9")
     rules = [
         ("prerouting", _to_published("ip"), "published ports"),
         (
             "prerouting",
             [
-                nft.payload("ip daddr", ipv4),
-                nft.meta("l4proto", protocol),
-                nft.payload("th dport", port),
-                nft.lookup("address_ports", ipv4, into=to_ip),
-                nft.dnat("ip", to_ip, to_port),
+                ex.payload("ip daddr", ipv4),
+                ex.meta("l4proto", protocol),
+                ex.payload("th dport", port),
+                ex.lookup("address_ports", ipv4, into=to_ip),
+                ex.dnat("ip", to_ip, to_port),
             ],
             "",
         ),
         (
             "prerouting",
             [
-                nft.meta("l4proto"),
-                nft.cmp(nft.TCP),
-                nft.payload("th dport"),
-                nft.cmp(nft.service(80)),
-                nft.immediate(parse_ip("10.1.0.3")),
-                nft.dnat("ip"),
+                ex.meta("l4proto"),
+                ex.cmp(ex.TCP),
+                ex.payload("th dport"),
+                ex.cmp(ex.service(80)),
+                ex.immediate(parse_ip("10.1.0.3")),
+                ex.dnat("ip"),
             ],
             "",
         ),
         ("postrouting", _masqueraded("ip", "10.1.0.0/24", "br-blue"), "network blue"),
-        ("postrouting", [nft.masquerade(nft.FULLY_RANDOM)], ""),
+        ("postrouting", [ex.masquerade(ex.FULLY_RANDOM)], ""),
         (
             "postrouting",
-            [nft.immediate(parse_ip("192.0.2.1")), nft.snat("ip", flags=nft.PERSISTENT)],
+            [ex.immediate(parse_ip("192.0.2.1")), ex.snat("ip", flags=ex.PERSISTENT)],
             "",
         ),
-        ("forward", [nft.payload("ip saddr"), nft.lookup("networks", into=nft.VERDICT)], ""),
-        ("forward", [nft.meta("iifname"), nft.lookup("bridges", into=nft.VERDICT)], ""),
+        ("forward", [ex.payload("ip saddr"), ex.lookup("networks", into=ex.VERDICT)], ""),
+        ("forward", [ex.meta("iifname"), ex.lookup("bridges", into=ex.VERDICT)], ""),
         (
             "forward",
             [
-                nft.payload("ip saddr"),
-                nft.lookup("trusted"),
-                nft.payload("ip daddr"),
-                nft.lookup("trusted", inverted=True),
-                nft.counter(),
-                nft.verdict("accept"),
+                ex.payload("ip saddr"),
+                ex.lookup("trusted"),
+                ex.payload("ip daddr"),
+                ex.lookup("trusted", inverted=True),
+                ex.counter(),
+                ex.verdict("accept"),
             ],
             "",
         ),
         (
             "forward",
-            [nft.ct("state"), nft.any_of(nft.ESTABLISHED | nft.RELATED), nft.verdict("accept")],
+            [ex.ct("state"), ex.any_of(ex.ESTABLISHED | ex.RELATED), ex.verdict("accept")],
             "",
         ),
-        ("forward", [nft.ct("status"), nft.any_of(nft.DNATTED), nft.verdict("return")], ""),
+        ("forward", [ex.ct("status"), ex.any_of(ex.DNATTED), ex.verdict("return")], ""),
         (
             "forward",
             [
-                nft.ct("mark"),
-                nft.bitwise(nft.mark(0x1000)),
-                nft.cmp(nft.mark(0x1000)),
-                nft.verdict("drop"),
+                ex.ct("mark"),
+                ex.bitwise(ex.mark(0x1000)),
+                ex.cmp(ex.mark(0x1000)),
+                ex.verdict("drop"),
             ],
             "",
         ),
-        ("forward", [nft.immediate(nft.mark(1)), nft.set_ct_mark()], ""),
-        ("forward", [nft.meta("mark"), nft.set_ct_mark()], ""),
-        ("forward", [nft.immediate(nft.mark(3)), nft.set_meta_mark()], ""),
-        ("forward", [nft.meta("iifname"), nft.lookup("marks", into=1), nft.set_meta_mark()], ""),
+        ("forward", [ex.immediate(ex.mark(1)), ex.set_ct_mark()], ""),
+        ("forward", [ex.meta("mark"), ex.set_ct_mark()], ""),
+        ("forward", [ex.immediate(ex.mark(3)), ex.set_meta_mark()], ""),
+        ("forward", [ex.meta("iifname"), ex.lookup("marks", into=1), ex.set_meta_mark()], ""),
         (
             "forward",
             [
-                nft.meta("iiftype"),
-                nft.cmp(nft.ETHER),
-                nft.payload("ether saddr", ether),
-                nft.meta("iifname", name),
-                nft.lookup("spoofed", ether),
-                nft.verdict("drop"),
+                ex.meta("iiftype"),
+                ex.cmp(ex.ETHER),
+                ex.payload("ether saddr", ether),
+                ex.meta("iifname", name),
+                ex.lookup("spoofed", ether),
+                ex.verdict("drop"),
             ],
             "",
         ),
         (
             "forward",
-            [nft.payload("th sport"), nft.lookup("services"), nft.verdict("goto blue")],
+            [ex.payload("th sport"), ex.lookup("services"), ex.verdict("goto blue")],
             "",
         ),
-        ("blue", [nft.meta("oifname"), nft.cmp(nft.ifname("eth0")), nft.verdict("jump red")], ""),
-        ("blue", [nft.verdict("return")], "the end"),
+        ("blue", [ex.meta("oifname"), ex.cmp(ex.ifname("eth0")), ex.verdict("jump red")], ""),
+        ("blue", [ex.verdict("return")], "the end"),
     ]
     return [
         nft.add_table("ip", "cnm"),
@@ -211,8 +212,8 @@ def _ip() -> list[Request]:
             "cnm",
             "ports",
             [
-                _port(nft.TCP, 8080, "10.1.0.2", 80, "pod-1 eth0"),
-                _port(nft.UDP, 53, "10.1.0.3", 53),
+                _port(ex.TCP, 8080, "10.1.0.2", 80, "pod-1 eth0"),
+                _port(ex.UDP, 53, "10.1.0.3", 53),
             ],
         ),
         nft.add_elements(
@@ -221,8 +222,8 @@ def _ip() -> list[Request]:
             "address_ports",
             [
                 Element(
-                    nft.concatenate(parse_ip("192.0.2.1"), nft.SCTP, nft.service(9)),
-                    nft.concatenate(parse_ip("10.1.0.2"), nft.service(99)),
+                    ex.concatenate(parse_ip("192.0.2.1"), ex.SCTP, ex.service(9)),
+                    ex.concatenate(parse_ip("10.1.0.2"), ex.service(99)),
                     "pod-1 eth0",
                 )
             ],
@@ -238,11 +239,11 @@ def _ip() -> list[Request]:
             "cnm",
             "bridges",
             [
-                Element(nft.ifname("br-blue"), "jump blue", "blue"),
-                Element(nft.ifname("a-link-of-15-by"), "accept"),
+                Element(ex.ifname("br-blue"), "jump blue", "blue"),
+                Element(ex.ifname("a-link-of-15-by"), "accept"),
             ],
         ),
-        nft.add_elements("ip", "cnm", "marks", [Element(nft.ifname("eth0"), nft.mark(0x10))]),
+        nft.add_elements("ip", "cnm", "marks", [Element(ex.ifname("eth0"), ex.mark(0x10))]),
         nft.add_elements(
             "ip",
             "cnm",
@@ -253,12 +254,10 @@ def _ip() -> list[Request]:
             "ip",
             "cnm",
             "spoofed",
-            [Element(nft.concatenate(b"\2\x42\0\0\0\1", nft.ifname("veth1")), comment="pod-1")],
+            [Element(ex.concatenate(b"\2\x42\0\0\0\1", ex.ifname("veth1")), comment="pod-1")],
         ),
-        nft.add_elements(
-            "ip", "cnm", "services", [Element(nft.service(80), last=nft.service(443))]
-        ),
-        nft.add_elements("ip", "cnm", "protocols", [Element(nft.TCP), Element(nft.UDP)]),
+        nft.add_elements("ip", "cnm", "services", [Element(ex.service(80), last=ex.service(443))]),
+        nft.add_elements("ip", "cnm", "protocols", [Element(ex.TCP), Element(ex.UDP)]),
     ]
 
 
@@ -369,21 +368,21 @@ def _ip6() -> list[Request]:
             "ip6",
             "cnm",
             "postrouting",
-            [nft.payload("ip6 saddr"), nft.lookup("networks", into=nft.VERDICT)],
+            [ex.payload("ip6 saddr"), ex.lookup("networks", into=ex.VERDICT)],
         ),
         nft.add_rule(
             "ip6",
             "cnm",
             "blue",
             [
-                nft.payload("ip6 daddr"),
-                nft.cmp(parse_ip("fd00:1::9")),
-                nft.immediate(parse_ip("2001:db8::1")),
-                nft.snat("ip6"),
+                ex.payload("ip6 daddr"),
+                ex.cmp(parse_ip("fd00:1::9")),
+                ex.immediate(parse_ip("2001:db8::1")),
+                ex.snat("ip6"),
             ],
         ),
         nft.add_elements(
-            "ip6", "cnm", "ports", [_port(nft.TCP, 8080, "fd00:1::2", 80, "pod-1 eth0")]
+            "ip6", "cnm", "ports", [_port(ex.TCP, 8080, "fd00:1::2", 80, "pod-1 eth0")]
         ),
         nft.add_elements("ip6", "cnm", "networks", [_subnet("fd00:1::/64", "jump blue", "blue")]),
     ]
@@ -421,7 +420,7 @@ table ip6 cnm {
 
 
 def _bridge() -> list[Request]:
-    ether, name = nft.registers("ether_addr . ifname")
+    ether, name = ex.registers("ether_addr . ifname")
     return [
         nft.add_table("bridge", "cnm"),
         nft.add_set("bridge", "cnm", "own", "ether_addr . ifname"),
@@ -431,10 +430,10 @@ def _bridge() -> list[Request]:
             "cnm",
             "forward",
             [
-                nft.payload("ether saddr", ether),
-                nft.meta("iifname", name),
-                nft.lookup("own", ether, inverted=True),
-                nft.verdict("drop"),
+                ex.payload("ether saddr", ether),
+                ex.meta("iifname", name),
+                ex.lookup("own", ether, inverted=True),
+                ex.verdict("drop"),
             ],
             "no other MAC address",
         ),
@@ -442,7 +441,7 @@ def _bridge() -> list[Request]:
             "bridge",
             "cnm",
             "own",
-            [Element(nft.concatenate(b"\2\x42\0\0\0\1", nft.ifname("veth1")), comment="pod-1")],
+            [Element(ex.concatenate(b"\2\x42\0\0\0\1", ex.ifname("veth1")), comment="pod-1")],
         ),
     ]
 
@@ -538,18 +537,35 @@ def test_readable_by_json(socket: Socket) -> None:
 def test_existence(socket: Socket) -> None:
     """Tables and chains come, stay when they are added again, and go."""
     assert not nft.table_exists(socket, "ip", "cnm")
-    assert not nft.chain_exists(socket, "ip", "cnm", "blue")
+    assert nft.chain_uses(socket, "ip", "cnm", ["blue"]) == {}
     build = [nft.add_table("ip", "cnm"), nft.add_chain("ip", "cnm", "blue")]
     for _ in range(2):
         nft.commit(socket, build)
         assert nft.table_exists(socket, "ip", "cnm")
         assert not nft.table_exists(socket, "ip6", "cnm")
-        assert nft.chain_exists(socket, "ip", "cnm", "blue")
-        assert not nft.chain_exists(socket, "ip", "cnm", "red")
+        assert nft.chain_uses(socket, "ip", "cnm", ["red", "blue"]) == {"blue": 0}
     nft.commit(socket, [nft.delete_chain("ip", "cnm", "blue")])
-    assert not nft.chain_exists(socket, "ip", "cnm", "blue")
+    assert nft.chain_uses(socket, "ip", "cnm", ["blue"]) == {}
     nft.commit(socket, [nft.delete_table("ip", "cnm")])
     assert not nft.table_exists(socket, "ip", "cnm")
+
+
+def test_uses_of_chains(socket: Socket) -> None:
+    """Rules in a chain count, and so do jumps to it from rules and from elements."""
+    drop = [ex.verdict("drop")]
+    jump = Element(ex.ifname("br0"), "jump blue")
+    build = [
+        nft.add_table("ip", "cnm"),
+        *(nft.add_chain("ip", "cnm", chain) for chain in ("blue", "red")),
+        nft.add_set("ip", "cnm", "bridges", "ifname", data="verdict"),
+        nft.add_elements("ip", "cnm", "bridges", [jump]),
+        nft.add_rule("ip", "cnm", "red", [ex.verdict("jump blue")]),
+        *(nft.add_rule("ip", "cnm", "blue", drop) for _ in range(3)),
+    ]
+    nft.commit(socket, build)
+    assert nft.chain_uses(socket, "ip", "cnm", ["blue", "red"]) == {"blue": 5, "red": 1}
+    nft.commit(socket, [nft.flush_chain("ip", "cnm", "blue")])
+    assert nft.chain_uses(socket, "ip", "cnm", ["blue", "red"]) == {"blue": 2, "red": 1}
 
 
 def test_all_again(socket: Socket) -> None:
@@ -595,7 +611,7 @@ def test_rules_as_sent(
 
 def test_counter_as_sent(socket: Socket) -> None:
     """A counter that has counted is still the same rule."""
-    rule = [nft.counter(), nft.verdict("accept")]
+    rule = [ex.counter(), ex.verdict("accept")]
     chain = _base("ip", "output", kind="filter")
     nft.commit(
         socket, [nft.add_table("ip", "cnm"), chain, nft.add_rule("ip", "cnm", "output", rule)]
@@ -609,7 +625,7 @@ def test_deleting_rules(socket: Socket) -> None:
     """One rule goes by its handle, all of a chain by a flush, those of others stay."""
     build = [nft.add_table("ip", "cnm"), *(nft.add_chain("ip", "cnm", name) for name in "ab")]
     for name in "ab":
-        build += [nft.add_rule("ip", "cnm", name, [nft.counter()], text) for text in "xyz"]
+        build += [nft.add_rule("ip", "cnm", name, [ex.counter()], text) for text in "xyz"]
     nft.commit(socket, build)
     rules = {rule.comment: rule.handle for rule in nft.rules(socket, "ip", "cnm", "a")}
     assert list(rules) == ["x", "y", "z"]
@@ -632,11 +648,11 @@ def test_rules_of_nothing(socket: Socket) -> None:
 
 def test_deleting_a_chain(socket: Socket) -> None:
     """A chain goes with its rules, in the batch that removes the last jump to it."""
-    jump = Element(nft.ifname("br-blue"), "jump blue")
+    jump = Element(ex.ifname("br-blue"), "jump blue")
     build = [
         nft.add_table("ip", "cnm"),
         nft.add_chain("ip", "cnm", "blue"),
-        nft.add_rule("ip", "cnm", "blue", [nft.verdict("accept")]),
+        nft.add_rule("ip", "cnm", "blue", [ex.verdict("accept")]),
         nft.add_set("ip", "cnm", "bridges", "ifname", data="verdict"),
         nft.add_elements("ip", "cnm", "bridges", [jump]),
     ]
@@ -646,7 +662,7 @@ def test_deleting_a_chain(socket: Socket) -> None:
         nft.commit(socket, [delete])
     assert refused.value.errno == EBUSY
     nft.commit(socket, [nft.delete_elements("ip", "cnm", "bridges", [jump]), delete])
-    assert not nft.chain_exists(socket, "ip", "cnm", "blue")
+    assert nft.chain_uses(socket, "ip", "cnm", ["blue"]) == {}
     nft.commit(socket, [nft.delete_set("ip", "cnm", "bridges")])
     assert "bridges" not in _listing()
 
@@ -654,18 +670,18 @@ def test_deleting_a_chain(socket: Socket) -> None:
 # --- elements
 
 HASHED = [
-    ("inet_service", "", [Element(nft.service(number), b"", str(number)) for number in (1, 65535)]),
-    (PORT_KEY, PORT_DATA["ip"], [_port(nft.TCP, 1, "10.1.0.2", 2), _port(nft.UDP, 1, "::", 2)]),
-    ("ifname", "verdict", [Element(nft.ifname(name), f"jump {name}") for name in "ab"]),
-    ("ifname", "verdict", [Element(nft.ifname("a"), "goto a", "x"), Element(bytes(16), "drop")]),
+    ("inet_service", "", [Element(ex.service(number), b"", str(number)) for number in (1, 65535)]),
+    (PORT_KEY, PORT_DATA["ip"], [_port(ex.TCP, 1, "10.1.0.2", 2), _port(ex.UDP, 1, "::", 2)]),
+    ("ifname", "verdict", [Element(ex.ifname(name), f"jump {name}") for name in "ab"]),
+    ("ifname", "verdict", [Element(ex.ifname("a"), "goto a", "x"), Element(bytes(16), "drop")]),
     ("ether_addr . ifname", "", [Element(bytes(24)), Element(bytes(range(6)) + bytes(18))]),
-    ("ipv6_addr", "mark", [Element(bytes(16), nft.mark(1)), Element(bytes(15) + b"\1", bytes(4))]),
+    ("ipv6_addr", "mark", [Element(bytes(16), ex.mark(1)), Element(bytes(15) + b"\1", bytes(4))]),
 ]
 RANGES = [
     ("ipv4_addr", "", [_subnet("10.0.0.0/8"), _subnet("11.0.0.0/8"), _subnet("192.0.2.1/32")]),
     ("ipv4_addr", "verdict", [_subnet("0.0.0.0/1", "drop"), _subnet("128.0.0.0/1", "accept", "x")]),
     ("ipv6_addr", "verdict", [_subnet("fd00::/8", "jump a"), _subnet("fe00::/9", "goto b", "x")]),
-    ("inet_service", "", [Element(nft.service(1), last=nft.service(9), comment="few")]),
+    ("inet_service", "", [Element(ex.service(1), last=ex.service(9), comment="few")]),
 ]
 
 
@@ -736,7 +752,7 @@ def test_intervals_by_nft(socket: Socket) -> None:
 
 def test_finding_nothing(socket: Socket) -> None:
     """No table, no set, no element."""
-    key = nft.service(80)
+    key = ex.service(80)
     assert nft.find_element(socket, "ip", "cnm", "keys", key) is None
     nft.commit(socket, [nft.add_table("ip", "cnm")])
     assert nft.find_element(socket, "ip", "cnm", "keys", key) is None
@@ -749,10 +765,10 @@ def test_finding_nothing(socket: Socket) -> None:
 
 def test_adding_again(socket: Socket) -> None:
     """The same element may be added again; not with other data, nor exclusively."""
-    element = _port(nft.TCP, 80, "10.1.0.2", 80, "pod-1")
+    element = _port(ex.TCP, 80, "10.1.0.2", 80, "pod-1")
     add = nft.add_elements("ip", "cnm", "keys", [element])
     nft.commit(socket, [*_with_set(PORT_KEY, PORT_DATA["ip"], interval=False), add, add])
-    other = _port(nft.TCP, 80, "10.1.0.3", 80, "pod-2")
+    other = _port(ex.TCP, 80, "10.1.0.3", 80, "pod-2")
     for request in (
         nft.add_elements("ip", "cnm", "keys", [other]),
         nft.add_elements("ip", "cnm", "keys", [element], exclusive=True),
@@ -765,12 +781,12 @@ def test_adding_again(socket: Socket) -> None:
 
 def test_longest_comment(socket: Socket, tmp_path: Path) -> None:
     """nft lists the longest comment, and reads it again."""
-    comment = "ü" * (nft.COMMENT_MAXLEN // 2)
-    element = Element(nft.service(80), comment=comment)
+    comment = "ü" * (ex.COMMENT_MAXLEN // 2)
+    element = Element(ex.service(80), comment=comment)
     build = [
         *_with_set("inet_service", "", interval=False),
         nft.add_elements("ip", "cnm", "keys", [element]),
-        nft.add_rule("ip", "cnm", "a", [nft.counter()], comment),
+        nft.add_rule("ip", "cnm", "a", [ex.counter()], comment),
     ]
     nft.commit(socket, build)
     (tmp_path / "ruleset").write_text(run("nft", "list", "ruleset"))
@@ -786,12 +802,12 @@ FAILURES = [
     (nft.add_chain("ip", "nowhere", "a"), ENOENT, 'add chain "a" to table ip nowhere'),
     (nft.delete_chain("ip", "cnm", "b"), ENOENT, 'delete chain "b" of table ip cnm'),
     (
-        nft.add_rule("ip", "cnm", "a", [nft.meta("iifname"), nft.lookup("none")]),
+        nft.add_rule("ip", "cnm", "a", [ex.meta("iifname"), ex.lookup("none")]),
         ENOENT,
         'add a rule to chain "a" of table ip cnm',
     ),
     (
-        nft.delete_elements("ip", "cnm", "keys", [Element(nft.service(80))]),
+        nft.delete_elements("ip", "cnm", "keys", [Element(ex.service(80))]),
         ENOENT,
         'delete 0050 from set "keys" of table ip cnm',
     ),
@@ -838,7 +854,7 @@ def test_more_failures_than_fit(socket: Socket) -> None:
     """Also where the answers overflow the receive buffer, and after that."""
     nft.commit(socket, _with_set("inet_service", "", interval=False))
     delete = [
-        nft.delete_elements("ip", "cnm", "keys", [Element(nft.service(port))])
+        nft.delete_elements("ip", "cnm", "keys", [Element(ex.service(port))])
         for port in range(1, 5000)
     ]
     with pytest.raises(KernelRefused, match='delete 0001 from set "keys"') as refused:
@@ -852,7 +868,7 @@ def test_more_failures_than_fit(socket: Socket) -> None:
 @pytest.mark.parametrize("together", [1, 250])
 def test_large_batch(socket: Socket, together: int) -> None:
     """Thousands of ports at once: more than a socket sends by default."""
-    ports = [_port(nft.TCP, port, "10.1.0.2", port, "x" * 64) for port in range(1, 5001)]
+    ports = [_port(ex.TCP, port, "10.1.0.2", port, "x" * 64) for port in range(1, 5001)]
     groups = [ports[at : at + together] for at in range(0, len(ports), together)]
     adding = [nft.add_elements("ip", "cnm", "keys", group) for group in groups]
     nft.commit(socket, [*_with_set(PORT_KEY, PORT_DATA["ip"], interval=False), *adding])
@@ -889,11 +905,11 @@ class Disturbed(Socket):
 
 def test_change_while_listing(socket: Socket) -> None:
     """A listing is of one moment: it is taken again if something changes meanwhile."""
-    old = [_port(nft.TCP, port, "10.1.0.2", port, "x" * 64) for port in range(1, 2001)]
-    new = [_port(nft.UDP, port, "10.1.0.2", port, "x" * 64) for port in range(1, 2001)]
+    old = [_port(ex.TCP, port, "10.1.0.2", port, "x" * 64) for port in range(1, 2001)]
+    new = [_port(ex.UDP, port, "10.1.0.2", port, "x" * 64) for port in range(1, 2001)]
     build = _with_set(PORT_KEY, PORT_DATA["ip"], interval=False)
     build += [nft.add_elements("ip", "cnm", "keys", [element]) for element in old]
-    rules = [nft.add_rule("ip", "cnm", "a", [nft.counter()], f"{'x' * 99} {n}") for n in range(999)]
+    rules = [nft.add_rule("ip", "cnm", "a", [ex.counter()], f"{'x' * 99} {n}") for n in range(999)]
     nft.commit(socket, build + rules)
 
     def change() -> None:
@@ -919,7 +935,7 @@ SUBNET = {"ip": "10.1.0.0/24", "ip6": "fd00:1::/64"}
 UPLINK = {"ip": "192.0.2.1", "ip6": "2001:db8::1"}
 OUTSIDE = {"ip": "192.0.2.2", "ip6": "2001:db8::2"}
 LENGTH = {"ip": 24, "ip6": 64}
-KINDS = {nft.TCP: sockets.SOCK_STREAM, nft.UDP: sockets.SOCK_DGRAM}
+KINDS = {ex.TCP: sockets.SOCK_STREAM, ex.UDP: sockets.SOCK_DGRAM}
 
 
 @pytest.fixture
@@ -958,7 +974,7 @@ def _conversation(
             each.settimeout(5)
         listening.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
         listening.bind(at)
-        if protocol == nft.TCP:
+        if protocol == ex.TCP:
             listening.listen()
             near.connect(to)
             far, peer = listening.accept()
@@ -974,7 +990,7 @@ def _conversation(
         return peer[0], near.recv(100)
 
 
-@pytest.mark.parametrize("protocol", [nft.TCP, nft.UDP], ids=["tcp", "udp"])
+@pytest.mark.parametrize("protocol", [ex.TCP, ex.UDP], ids=["tcp", "udp"])
 @pytest.mark.parametrize("family", ["ip", "ip6"])
 def test_nat(socket: Socket, router: tuple[Netns, Netns], family: str, protocol: bytes) -> None:
     """A published port leads to the container, and what leaves it has the host's address."""
@@ -999,7 +1015,7 @@ def test_nat(socket: Socket, router: tuple[Netns, Netns], family: str, protocol:
     )
     assert outward == (UPLINK[family], b"ping-pong")
     nft.commit(socket, [nft.delete_elements(family, "cnm", "ports", [element])])
-    if protocol == nft.TCP:
+    if protocol == ex.TCP:
         with pytest.raises(ConnectionRefusedError):
             _conversation(
                 protocol, outside, (UPLINK[family], 8080), container, (CONTAINER[family], 80)
@@ -1010,7 +1026,7 @@ def test_verdicts(socket: Socket, router: tuple[Netns, Netns]) -> None:
     """A verdict map decides by interface, a connection's state comes before it."""
     container, _ = router
     bridges = nft.add_set("ip", "cnm", "bridges", "ifname", data="verdict")
-    forward = [nft.meta("iifname"), nft.lookup("bridges", into=nft.VERDICT)]
+    forward = [ex.meta("iifname"), ex.lookup("bridges", into=ex.VERDICT)]
     nat = _base("ip", "postrouting", priority=nft.SRCNAT)
     masquerade = nft.add_rule("ip", "cnm", "postrouting", _masqueraded("ip", SUBNET["ip"], "blue0"))
     nft.commit(
@@ -1021,12 +1037,12 @@ def test_verdicts(socket: Socket, router: tuple[Netns, Netns]) -> None:
             masquerade,
             bridges,
             nft.add_chain("ip", "cnm", "blue"),
-            nft.add_rule("ip", "cnm", "blue", [nft.verdict("drop")]),
+            nft.add_rule("ip", "cnm", "blue", [ex.verdict("drop")]),
             _base("ip", "forward", kind="filter"),
             nft.add_rule("ip", "cnm", "forward", forward),
         ],
     )
     assert container.reaches(OUTSIDE["ip"])
-    jump = Element(nft.ifname("blue0"), "jump blue")
+    jump = Element(ex.ifname("blue0"), "jump blue")
     nft.commit(socket, [nft.add_elements("ip", "cnm", "bridges", [jump])])
     assert not container.reaches(OUTSIDE["ip"])

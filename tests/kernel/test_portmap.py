@@ -650,17 +650,58 @@ def test_drift(chain: MakeChain, drift: str) -> None:
 
 
 def test_repair(chain: MakeChain, outside: Netns) -> None:
-    """After a flush the next ADD works, and DEL of the first one leaves it alone."""
-    first, second = chain(), chain()
-    first.add(*PORTS)
+    """After a flush the next ADD brings the ports of others back too, which stay theirs."""
+    first, second, third = chain(), chain(), chain()
+    result = first.add(*PORTS)
     expected = rules()
     run("nft", "flush", "ruleset")
-    second.add(*PORTS)
+    second.add(mapping(8081, 80))
     assert rules() == expected
-    first.portmap.delete(first.config(*PORTS))
-    with serving(second.netns, "tcp", 80) as service:
-        for client in (outside, HOST, second.netns):
-            assert caller(client, service, HOST_ADDRESS[4], 8080)
+    first.portmap.check(first.config(*PORTS), result).silent()
+    for each, port in ((first, 8080), (second, 8081)):
+        with serving(each.netns, "tcp", 80) as service:
+            for client in (outside, HOST, each.netns):
+                assert caller(client, service, HOST_ADDRESS[4], port)
+    late = third.config(*PORTS) | {"prevResult": third.attach()}
+    assert first.portmap.container_id in third.portmap.call("ADD", late).error()["msg"]
+
+
+def test_way_back_gone(ours: MakeChain, netfilter: None) -> None:
+    """CHECK reports that the network does not reach its own ports; the next ADD mends it."""
+    first, second = ours(), ours()
+    result = first.add(*PORTS)
+    run("nft", "delete element ip cnm networks { 10.1.0.0/24 }")
+    message = first.portmap.check(first.config(*PORTS), result).error(DRIFTED)["msg"]
+    assert "networks, 10.1.0.0/24: expected an element, found no such element" in message
+    second.add(mapping(8081, 80))
+    first.portmap.check(first.config(*PORTS), result).silent()
+    with serving(first.netns, "tcp", 80) as service:
+        assert caller(second.netns, service, "10.1.0.1", 8080)
+
+
+def test_rules_gone(ours: MakeChain) -> None:
+    """CHECK reports missing rules, which the next ADD makes again."""
+    first, second = ours(), ours()
+    result = first.add(*PORTS)
+    expected = rules()
+    run("nft", "flush", "chain", "ip6", "cnm", "published")
+    message = first.portmap.check(first.config(*PORTS), result).error(DRIFTED)["msg"]
+    assert "chain published of table ip6 cnm: expected 2 rules, found 0 rules" in message
+    second.add(mapping(8081, 80))
+    assert rules() == expected
+    first.portmap.check(first.config(*PORTS), result).silent()
+
+
+def test_damaged_record(ours: MakeChain) -> None:
+    """DEL takes back the ports of an endpoint whose record cannot be read."""
+    one, other = ours(), ours()
+    one.add(mapping(8001, 80))
+    other.add(mapping(8002, 80))
+    record = Path("/run/cnm/.portmap/blue", f"{one.portmap.container_id}:eth0")
+    record.write_text("{")
+    one.portmap.delete(one.config(mapping(8001, 80)))
+    assert published().keys() == {"ip tcp . 8002", "ip6 tcp . 8002"}
+    assert not record.exists()
 
 
 def test_status(ours: MakeChain) -> None:

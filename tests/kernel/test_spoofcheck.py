@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +78,34 @@ def test_check(endpoint: MakeEndpoint, checked: Config) -> None:
     run("nft", "delete", "table", "bridge", "cnm")
     error = eth0.check(checked, result).error()
     assert "source check" in error["msg"]
+
+
+@pytest.mark.parametrize("name", ["checked", "sources"])
+@pytest.mark.parametrize("command", ["DEL", "GC"])
+def test_one_element_gone(endpoint: MakeEndpoint, checked: Config, name: str, command: str) -> None:
+    """CHECK reports it; DEL, and GC without a record, remove the other one."""
+    eth0 = endpoint()
+    result = eth0.add(checked)
+    run("nft", "flush", "set", "bridge", "cnm", name)
+    assert "source check" in eth0.check(checked, result).error()["msg"]
+    if command == "GC":
+        Path("/run/cnm/blue", f"{eth0.container_id}:eth0").unlink()
+    eth0.call(command, cni.collected(checked)).silent()
+    assert _elements() == 0
+
+
+def test_rule_gone(endpoint: MakeEndpoint, checked: Config) -> None:
+    """CHECK notices that the rule is gone; the next ADD makes it again, once."""
+    eth0, other = endpoint(), endpoint()
+    result = eth0.add(checked)
+    expected = _ruleset()
+    run("nft", "flush", "chain", "bridge", "cnm", "prerouting")
+    error = eth0.check(checked, result).error()
+    assert "table bridge cnm: expected 1 rule, found 0 rules" in error["msg"]
+    other.add(checked)
+    other.delete(checked)
+    assert sum("rule" in each for each in _ruleset()) == sum("rule" in each for each in expected)
+    eth0.check(checked, result).silent()
 
 
 def test_failed_add_leaves_nothing(endpoint: MakeEndpoint, checked: Config) -> None:

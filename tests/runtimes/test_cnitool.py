@@ -89,6 +89,18 @@ def bridge() -> Config:
 MakeNetns = Callable[[], Netns]
 
 
+@pytest.mark.parametrize("version", ["0.2.0", "0.4.0", "1.1.0"])
+def test_isolated(cnitool: Cnitool, netns: MakeNetns, version: str) -> None:
+    """A result without addresses is one to the reference library, whatever its version."""
+    cnitool.configure({"type": "none"}, version=version)
+    sandbox = netns()
+    result = cnitool.add(sandbox)
+    assert result["cniVersion"] == version and "ips" not in result and "ip4" not in result
+    if version != "0.2.0":
+        cnitool.silent("check", sandbox)
+    cnitool.silent("del", sandbox)
+
+
 def test_two_containers(cnitool: Cnitool, bridge: Config, netns: MakeNetns) -> None:
     """Status, add, check, traffic between two containers, and del."""
     cnitool.configure(bridge)

@@ -22,6 +22,10 @@ MALFORMED = ["x", " ", "é", "a b", "/", "\0", "a" * 400, "::1%eth0", "1.2.3", "
 TEXTS: dict[Any, tuple[list[str], list[str]]] = {
     formats.name: (["a", "7", "A.b_c-1"], ["-a", ".a", "_a", "a/b", "a\n"]),
     formats.interface_name: (["cni0", "a" * 15, "é" * 7], ["a" * 16, "é" * 8, ".", "..", "a:b"]),
+    formats.bridge_name: (
+        ["cni0", "br@0", "br'{", "a" * 15],
+        ["a" * 16, "a:b", "br*", "*", "br%d", 'b"r', "b\\r", "br\x01", "br\x7f"],
+    ),
     formats.ip: (["10.1.0.1", "fd00::1", "::"], ["010.1.0.1", "10.1.0.256", "::1%lo", "::/8"]),
     formats.address: (["10.1.0.5/16", "fd00::5/64"], ["10.1.0.5", "10.1.0.5/33", "fd00::/"]),
     formats.span: (

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.nfnetlink import nftsocket
 
+from cnm_core.kernel import expressions as ex
 from cnm_core.kernel import nftables as nft
 from cnm_core.kernel.netlink import Request, encode
 from cnm_core.kernel.nftables import Element
@@ -86,36 +87,36 @@ def test_base_chains(kind: str, hook: str, number: int, priority: int, policy: s
 
 
 EXPRESSIONS: list[tuple[bytes, str, dict[str, Any]]] = [
-    (nft.meta("iifname"), "meta", _nla("NFTA_META", DREG=1, KEY=6)),
-    (nft.meta("oifname", 9), "meta", _nla("NFTA_META", DREG=9, KEY=7)),
-    (nft.meta("l4proto"), "meta", _nla("NFTA_META", DREG=1, KEY=16)),
-    (nft.meta("nfproto"), "meta", _nla("NFTA_META", DREG=1, KEY=15)),
-    (nft.meta("mark"), "meta", _nla("NFTA_META", DREG=1, KEY=3)),
-    (nft.set_meta_mark(2), "meta", _nla("NFTA_META", KEY=3, SREG=2)),
-    (nft.ct("state"), "ct", _nla("NFTA_CT", DREG=1, KEY=0)),
-    (nft.ct("status"), "ct", _nla("NFTA_CT", DREG=1, KEY=2)),
-    (nft.ct("mark"), "ct", _nla("NFTA_CT", DREG=1, KEY=3)),
-    (nft.set_ct_mark(), "ct", _nla("NFTA_CT", KEY=3, SREG=1)),
+    (ex.meta("iifname"), "meta", _nla("NFTA_META", DREG=1, KEY=6)),
+    (ex.meta("oifname", 9), "meta", _nla("NFTA_META", DREG=9, KEY=7)),
+    (ex.meta("l4proto"), "meta", _nla("NFTA_META", DREG=1, KEY=16)),
+    (ex.meta("nfproto"), "meta", _nla("NFTA_META", DREG=1, KEY=15)),
+    (ex.meta("mark"), "meta", _nla("NFTA_META", DREG=1, KEY=3)),
+    (ex.set_meta_mark(2), "meta", _nla("NFTA_META", KEY=3, SREG=2)),
+    (ex.ct("state"), "ct", _nla("NFTA_CT", DREG=1, KEY=0)),
+    (ex.ct("status"), "ct", _nla("NFTA_CT", DREG=1, KEY=2)),
+    (ex.ct("mark"), "ct", _nla("NFTA_CT", DREG=1, KEY=3)),
+    (ex.set_ct_mark(), "ct", _nla("NFTA_CT", KEY=3, SREG=1)),
     (
-        nft.payload("ip daddr"),
+        ex.payload("ip daddr"),
         "payload",
         _nla("NFTA_PAYLOAD", DREG=1, BASE=1, OFFSET=16, LEN=4),
     ),
     (
-        nft.payload("ip6 saddr", 2),
+        ex.payload("ip6 saddr", 2),
         "payload",
         _nla("NFTA_PAYLOAD", DREG=2, BASE=1, OFFSET=8, LEN=16),
     ),
-    (nft.payload("th dport", 9), "payload", _nla("NFTA_PAYLOAD", DREG=9, BASE=2, OFFSET=2, LEN=2)),
-    (nft.payload("ether saddr"), "payload", _nla("NFTA_PAYLOAD", DREG=1, BASE=0, OFFSET=6, LEN=6)),
-    (nft.cmp(nft.TCP), "cmp", _nla("NFTA_CMP", SREG=1, OP=0, DATA=_value(b"\6"))),
+    (ex.payload("th dport", 9), "payload", _nla("NFTA_PAYLOAD", DREG=9, BASE=2, OFFSET=2, LEN=2)),
+    (ex.payload("ether saddr"), "payload", _nla("NFTA_PAYLOAD", DREG=1, BASE=0, OFFSET=6, LEN=6)),
+    (ex.cmp(ex.TCP), "cmp", _nla("NFTA_CMP", SREG=1, OP=0, DATA=_value(b"\6"))),
     (
-        nft.cmp(nft.ifname("blue0"), 2, equal=False),
+        ex.cmp(ex.ifname("blue0"), 2, equal=False),
         "cmp",
         _nla("NFTA_CMP", SREG=2, OP=1, DATA=_value(b"blue0" + bytes(11))),
     ),
     (
-        nft.bitwise(b"\xff\xff\xff\0"),
+        ex.bitwise(b"\xff\xff\xff\0"),
         "bitwise",
         _nla(
             "NFTA_BITWISE",
@@ -126,41 +127,41 @@ EXPRESSIONS: list[tuple[bytes, str, dict[str, Any]]] = [
             XOR=_value(bytes(4)),
         ),
     ),
-    (nft.lookup("s"), "lookup", _nla("NFTA_LOOKUP", SET="s", SREG=1, FLAGS=[])),
+    (ex.lookup("s"), "lookup", _nla("NFTA_LOOKUP", SET="s", SREG=1, FLAGS=[])),
     (
-        nft.lookup("s", 2, inverted=True),
+        ex.lookup("s", 2, inverted=True),
         "lookup",
         _nla("NFTA_LOOKUP", SET="s", SREG=2, FLAGS=["NFT_LOOKUP_F_INV"]),
     ),
-    (nft.lookup("m", into=1), "lookup", _nla("NFTA_LOOKUP", SET="m", SREG=1, DREG=1, FLAGS=[])),
+    (ex.lookup("m", into=1), "lookup", _nla("NFTA_LOOKUP", SET="m", SREG=1, DREG=1, FLAGS=[])),
     (
-        nft.lookup("v", into=nft.VERDICT),
+        ex.lookup("v", into=ex.VERDICT),
         "lookup",
         _nla("NFTA_LOOKUP", SET="v", SREG=1, DREG=0, FLAGS=[]),
     ),
-    (nft.immediate(ADDRESS), "immediate", _nla("NFTA_IMMEDIATE", DREG=1, DATA=_value(ADDRESS))),
-    (nft.verdict("accept"), "immediate", _nla("NFTA_IMMEDIATE", DREG=0, DATA=_verdict(1))),
-    (nft.verdict("drop"), "immediate", _nla("NFTA_IMMEDIATE", DREG=0, DATA=_verdict(0))),
-    (nft.verdict("return"), "immediate", _nla("NFTA_IMMEDIATE", DREG=0, DATA=_verdict(-5))),
+    (ex.immediate(ADDRESS), "immediate", _nla("NFTA_IMMEDIATE", DREG=1, DATA=_value(ADDRESS))),
+    (ex.verdict("accept"), "immediate", _nla("NFTA_IMMEDIATE", DREG=0, DATA=_verdict(1))),
+    (ex.verdict("drop"), "immediate", _nla("NFTA_IMMEDIATE", DREG=0, DATA=_verdict(0))),
+    (ex.verdict("return"), "immediate", _nla("NFTA_IMMEDIATE", DREG=0, DATA=_verdict(-5))),
     (
-        nft.verdict("jump blue"),
+        ex.verdict("jump blue"),
         "immediate",
         _nla("NFTA_IMMEDIATE", DREG=0, DATA=_verdict(-3, CHAIN="blue")),
     ),
     (
-        nft.verdict("goto blue"),
+        ex.verdict("goto blue"),
         "immediate",
         _nla("NFTA_IMMEDIATE", DREG=0, DATA=_verdict(-4, CHAIN="blue")),
     ),
-    (nft.counter(), "counter", _nla("NFTA_COUNTER")),
-    (nft.masquerade(), "masq", _nla("NFTA_MASQ")),
+    (ex.counter(), "counter", _nla("NFTA_COUNTER")),
+    (ex.masquerade(), "masq", _nla("NFTA_MASQ")),
     (
-        nft.masquerade(nft.FULLY_RANDOM | nft.RANDOM),
+        ex.masquerade(ex.FULLY_RANDOM | ex.RANDOM),
         "masq",
         _nla("NFTA_MASQ", FLAGS=["NF_NAT_RANGE_PROTO_RANDOM", "NF_NAT_RANGE_PROTO_RANDOM_FULLY"]),
     ),
     (
-        nft.dnat("ip6", 1, 2),
+        ex.dnat("ip6", 1, 2),
         "nat",
         _nla(
             "NFTA_NAT",
@@ -174,7 +175,7 @@ EXPRESSIONS: list[tuple[bytes, str, dict[str, Any]]] = [
         ),
     ),
     (
-        nft.snat("ip", flags=nft.PERSISTENT),
+        ex.snat("ip", flags=ex.PERSISTENT),
         "nat",
         _nla(
             "NFTA_NAT",
@@ -202,13 +203,13 @@ def test_expressions(expression: bytes, name: str, data: dict[str, Any]) -> None
 
 def test_any_of() -> None:
     """A mask, and a comparison with 0."""
-    ours = nft.bitwise(b"\6\0\0\0") + nft.cmp(bytes(4), equal=False)
-    assert nft.any_of(nft.ESTABLISHED | nft.RELATED) == ours
+    ours = ex.bitwise(b"\6\0\0\0") + ex.cmp(bytes(4), equal=False)
+    assert ex.any_of(ex.ESTABLISHED | ex.RELATED) == ours
 
 
 def test_rule_with_comment() -> None:
     """Several expressions, and userdata."""
-    blue = nft.ifname("blue0")
+    blue = ex.ifname("blue0")
     expressions = [
         _nla("NFTA_EXPR", NAME="meta", DATA=_nla("NFTA_META", DREG=1, KEY=6)),
         _nla("NFTA_EXPR", NAME="cmp", DATA=_nla("NFTA_CMP", SREG=1, OP=0, DATA=_value(blue))),
@@ -220,7 +221,7 @@ def test_rule_with_comment() -> None:
         ("NFTA_RULE_USERDATA", {"value": "network blüe"}),
     ]
     ours = nft.add_rule(
-        "ip", "cnm", "blue", [nft.meta("iifname"), nft.cmp(blue)], comment="network blüe"
+        "ip", "cnm", "blue", [ex.meta("iifname"), ex.cmp(blue)], comment="network blüe"
     )
     assert _ours(ours) == _theirs(nftsocket.nft_rule_msg(), 6, NEW | APPEND, "ip", attrs)
 
@@ -315,7 +316,7 @@ def _end(key: bytes) -> dict[str, Any]:
 ELEMENTS: list[tuple[Element, list[dict[str, Any]]]] = [
     (Element(ADDRESS), [_nla("NFTA_SET_ELEM", KEY=_value(ADDRESS))]),
     (
-        Element(nft.ifname("blue0"), "jump blue"),
+        Element(ex.ifname("blue0"), "jump blue"),
         [
             _nla(
                 "NFTA_SET_ELEM",
@@ -326,8 +327,8 @@ ELEMENTS: list[tuple[Element, list[dict[str, Any]]]] = [
     ),
     (
         Element(
-            nft.concatenate(nft.UDP, nft.service(53)),
-            nft.concatenate(ADDRESS, nft.service(5353)),
+            ex.concatenate(ex.UDP, ex.service(53)),
+            ex.concatenate(ADDRESS, ex.service(5353)),
             "wäre",
         ),
         [
@@ -372,7 +373,7 @@ def mended(monkeypatch: pytest.MonkeyPatch) -> None:
     each as NFTA_LIST_ELEM, as the header has it.
     """
     element = nftsocket.nft_set_elem_list_msg.set_elem
-    monkeypatch.setattr(element, "header_type", nft.NFTA_LIST_ELEM, raising=False)
+    monkeypatch.setattr(element, "header_type", ex.NFTA_LIST_ELEM, raising=False)
     monkeypatch.setattr(element.set_elem_flags, "ops", ("NFT_SET_ELEM_INTERVAL_END",))
 
 
@@ -411,7 +412,7 @@ def test_several_elements() -> None:
 
 def test_requests_in_words() -> None:
     """What an error is going to name."""
-    element = Element(nft.service(80))
+    element = Element(ex.service(80))
     assert [
         request.what
         for request in (
@@ -467,10 +468,10 @@ def concatenations(draw: st.DrawFn) -> tuple[str, list[bytes]]:
 def test_concatenations(concatenation: tuple[str, list[bytes]]) -> None:
     """Fields fill slots of four bytes, where the registers of their type are."""
     types, fields = concatenation
-    value = nft.concatenate(*fields)
-    assert nft.fields(value, types) == fields
+    value = ex.concatenate(*fields)
+    assert ex.fields(value, types) == fields
     slots = bytearray(64)
-    for register, field in zip(nft.registers(types), fields, strict=True):
+    for register, field in zip(ex.registers(types), fields, strict=True):
         at = 4 * (register - 8) if register >= 8 else 16 * (register - 1)
         assert not any(slots[at : at + len(field)])
         slots[at : at + len(field)] = field
@@ -493,11 +494,11 @@ def test_concatenations(concatenation: tuple[str, list[bytes]]) -> None:
 )
 def test_registers(types: str, registers: tuple[int, ...]) -> None:
     """The numbers that nft uses, and the kernel dumps."""
-    assert nft.registers(types) == registers
+    assert ex.registers(types) == registers
 
 
 comments = st.text(
-    st.characters(codec="utf-8", exclude_characters="\0"), max_size=nft.COMMENT_MAXLEN // 4
+    st.characters(codec="utf-8", exclude_characters="\0"), max_size=ex.COMMENT_MAXLEN // 4
 )
 verdicts = st.sampled_from(["accept", "drop", "return", "continue", "jump a-b.c", "goto x"])
 
@@ -521,9 +522,9 @@ def intervals(draw: st.DrawFn) -> list[Element]:
     bounds = sorted(draw(st.sets(st.integers(0, 65535), max_size=12)))
     found = []
     for first, last in zip(bounds[::2], bounds[1::2], strict=False):
-        found.append(Element(nft.service(first), "drop", str(first), nft.service(last)))
+        found.append(Element(ex.service(first), "drop", str(first), ex.service(last)))
         if draw(st.booleans()) and last + 1 < 65536 and last + 1 not in bounds:
-            found.append(Element(nft.service(last + 1), "accept", "", nft.service(last + 1)))
+            found.append(Element(ex.service(last + 1), "accept", "", ex.service(last + 1)))
     return found
 
 
@@ -540,5 +541,5 @@ def test_decoding_intervals(elements: list[Element], random: Any, by_nft: bool) 
 @given(st.binary(max_size=64))
 def test_damaged_lists(payload: bytes) -> None:
     """Lists and userdata of any bytes come to an end."""
-    nft._list(payload)
-    nft._comment_in(payload)
+    ex.list_in(payload)
+    ex.comment_in(payload)
