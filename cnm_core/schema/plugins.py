@@ -10,10 +10,12 @@ from pydantic import BeforeValidator, Field
 
 from cnm_core.schema.base import ConfigModel, Name
 from cnm_core.schema.bridge import BridgeConfig
+from cnm_core.schema.host import HostConfig
 from cnm_core.schema.host_local import HostLocalConfig
 from cnm_core.schema.ipvlan import IpvlanConfig
 from cnm_core.schema.macvlan import MacvlanConfig
 from cnm_core.schema.network import NetworkConfig
+from cnm_core.schema.none import NoneConfig
 from cnm_core.schema.ports import PortmapConfig, PortsConfig
 from cnm_core.schema.remote import RemoteConfig
 from cnm_core.schema.requests import RequestsConfig
@@ -92,6 +94,10 @@ PLUGINS = {
         models=(*_ATTACHED, BridgeConfig),
         example=(_BRIDGE | {"ipMasq": True, "ipam": _POOL},),
     ),
+    "host": Plugin(
+        models=(PluginConfig, NetworkConfig, HostConfig),
+        example=({"type": "host"},),
+    ),
     "host-local": Plugin(
         models=_IPAM,
         ipam=HostLocalConfig,
@@ -120,6 +126,10 @@ PLUGINS = {
     "macvlan": Plugin(
         models=(*_ATTACHED, MacvlanConfig),
         example=({"type": "macvlan", "master": "eth0", "ipam": _PARENTS_POOL},),
+    ),
+    "none": Plugin(
+        models=(PluginConfig, NetworkConfig, NoneConfig),
+        example=({"type": "none"},),
     ),
     "portmap": Plugin(
         models=(PluginConfig, NetworkConfig, PortsConfig, PortmapConfig),
