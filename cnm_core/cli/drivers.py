@@ -17,6 +17,8 @@ DRIVERS = {
     "bridge": "cnm_core.drivers.bridge:Bridge",
     "macvlan": "cnm_core.drivers.macvlan:Macvlan",
     "ipvlan": "cnm_core.drivers.ipvlan:Ipvlan",
+    "host": "cnm_core.drivers.host:Host",
+    "none": "cnm_core.drivers.none:Isolated",
 }
 DEFAULT_STATE = NetworkConfig("default").state_dir
 
@@ -35,7 +37,8 @@ def open_network(name: str, config: dict[str, Any]) -> "tuple[Driver, Network]":
     module, _, attribute = place.partition(":")
     driver = getattr(import_module(module), attribute)
     ipam = config.get("ipam") or {}
-    return driver(), Network(name, Pool(str(ipam.get("type", ""))), driver.options(config))
+    pool = Pool(str(ipam.get("type", "")))
+    return driver(), Network(name, pool, driver.options(config), state_dir(config))
 
 
 def state_dir(config: dict[str, Any]) -> str:

@@ -90,3 +90,57 @@ def test_ipvlan_is_written(cnm: Cnm, lan: Netns) -> None:
     assert (plugin["parent"], plugin["ipvlan_mode"]) == ("up0", "l3")
     assert plugin["capabilities"] == {"ips": True}
     cnm.run("network", "rm", "vlan")
+
+
+def test_my_host_network(cnm: Cnm, lan: Netns, snapshot: TakeSnapshot) -> None:
+    """The host's own namespace, as it is; there is one such network."""
+    before = snapshot()
+    cnm.run("network", "create", "--driver", "host", "my-host-network")
+    assert cnm.file("my-host-network")["plugins"] == [{"type": "host"}]
+    second = cnm.call("network", "create", "--driver", "host", "another")
+    second.fails(IN_THE_WAY, 'only one instance of "host" network is allowed', "my-host-network")
+    result = cnm.add("my-host-network", HOST)
+    assert [each["address"] for each in result["ips"]] == ["192.168.1.10/24"]
+    assert len(cnm.inspect("my-host-network")["Containers"]) == 1
+    refused = cnm.call("network", "connect", "my-host-network", lan.name)
+    refused.fails(FAILED, "host")
+    assert cnm.cnitool("check", "my-host-network", HOST.path).code == 0
+    cnm.delete("my-host-network", HOST)
+    cnm.run("network", "rm", "my-host-network")
+    assert snapshot() == before
+    assert not list(cnm.networks.iterdir())
+
+
+def test_my_none_network(cnm: Cnm, netns: MakeNetns, snapshot: TakeSnapshot) -> None:
+    """Loopback and nothing else."""
+    before = snapshot()
+    cnm.run("network", "create", "--driver", "none", "my-none-network")
+    second = cnm.call("network", "create", "--driver", "none", "another")
+    second.fails(IN_THE_WAY, 'only one instance of "none" network is allowed')
+    sandbox = netns()
+    cnm.add("my-none-network", sandbox)
+    assert sandbox.links().keys() == {"lo"}
+    assert not sandbox.reaches("192.0.2.1")
+    (endpoint,) = cnm.inspect("my-none-network")["Containers"].values()
+    assert (endpoint["IPv4Address"], endpoint["Sandbox"]) == ("", sandbox.path)
+    assert cnm.cnitool("check", "my-none-network", sandbox.path).code == 0
+    cnm.delete("my-none-network", sandbox)
+    cnm.run("network", "rm", "my-none-network")
+    assert snapshot() == before
+    assert not list(cnm.networks.iterdir())
+
+
+@pytest.mark.parametrize("driver", ["host", "none"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--subnet", "10.0.0.0/24"),
+        ("--gateway", "10.0.0.1"),
+        ("--ipv6",),
+        ("--internal",),
+        ("--mtu", "1400"),
+    ],
+)
+def test_nothing_to_choose(cnm: Cnm, driver: str, words: tuple[str, ...]) -> None:
+    """Host and none have no subnets, nor anything else."""
+    cnm.call("network", "create", "--driver", driver, *words, "x").fails(FAILED, driver)
