@@ -10,6 +10,7 @@ from _socket import socket as open_socket
 from errno import EACCES, ECONNREFUSED, ENOENT
 from posix import O_CLOEXEC, O_RDONLY, close, read
 from posix import open as open_file
+from select import POLLIN, poll
 from time import monotonic
 
 from cnm_core.inet import format_ip, parse_ip
@@ -138,6 +139,50 @@ class Connection:
         if not self._stays_open(fields):
             self.close()
         return Answer(status, reason, content)
+
+    def stream(
+        self,
+        method: str,
+        target: str,
+        body: bytes,
+        headers: "Mapping[str, str]",
+        *,
+        seconds: float,
+        pause: float,
+    ) -> "Iterator[bytes]":
+        """The body of an answer without end, as it comes; b"" where nothing came for `pause`.
+
+        The answer must begin within `seconds`. Raises what `request` raises, and Unanswered
+        at the end of the body and for a status other than 200.
+        """
+        self._seconds, self._deadline = seconds, monotonic() + seconds
+        try:
+            self._send(_head(method, target, self._server, len(body), headers) + body)
+            status, reason, fields = self._read_head()
+            if status != 200:
+                text = self._read_body(status, fields, _HEAD_LIMIT)
+                raise Unanswered(f"{self._server} answered {status} {reason}: {_shown(text)}")
+            for piece in self._pieces(fields):
+                yield piece
+                while not self._comes_within(pause):
+                    yield b""
+                self._deadline = monotonic() + seconds
+            raise Unanswered(f"{self._server} ended its answer")
+        except TimeoutError:
+            raise Unanswered(f"{self._server} did not answer within {seconds:g} s") from None
+        except OSError as error:
+            raise Unanswered(f"{self._server} broke off: {error.strerror}") from None
+        finally:
+            self.close()
+
+    def _comes_within(self, seconds: float) -> bool:
+        """Whether there is something to receive, within that time."""
+        assert self._socket is not None
+        if self._received or (isinstance(self._stream, TlsSocket) and self._stream.pending):
+            return True
+        waiting = poll()
+        waiting.register(self._socket.fileno(), POLLIN)
+        return bool(waiting.poll(seconds * 1000))
 
     def _stays_open(self, fields: dict[str, str]) -> bool:
         if "close" in fields.get("connection", "").lower() or fields[""] == "HTTP/1.0":

@@ -62,6 +62,11 @@ class TlsSocket:
         data, self._plain = self._plain[:size], self._plain[size:]
         return data
 
+    @property
+    def pending(self) -> bool:
+        """Whether `recv` has something to give without waiting."""
+        return bool(self._plain) or self._closed
+
     def _feed(self) -> None:
         self._patient()
         data = self._socket.recv(_PIECE)

@@ -10,6 +10,7 @@ EXECUTABLES = {
     "loopback": "loopback",
     "macvlan": "macvlan",
     "none": "none",
+    "overlay": "overlay",
     "portmap": "portmap",
     "static": "static",
 }

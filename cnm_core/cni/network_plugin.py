@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from cnm_core.controller import Driver
     from cnm_core.ipam import IpamDriver
+    from cnm_core.model import Endpoint
 
     class DriverType(Protocol):
         """A network driver's class: the decoder of its keys, and its constructor."""
@@ -28,13 +29,27 @@ if TYPE_CHECKING:
         def __call__(self) -> Driver:
             """A driver for one call."""
 
+    class Pools(Protocol):
+        """Which IPAM driver serves a call, as cnm_core.cni.pools has it."""
+
+        def driver(self, call: Invocation, ipam: dict[str, object]) -> IpamDriver:
+            """The driver for ADD, CHECK and STATUS. Raises InvalidNetworkConfig."""
+
+        def driver_of(
+            self, call: Invocation, endpoint: "Endpoint | None", config: NetworkConfig
+        ) -> IpamDriver:
+            """The driver that takes an endpoint's addresses back."""
+
 
 class NetworkPlugin:
     """ADD, DEL, CHECK, GC and STATUS for one network driver."""
 
-    def __init__(self, driver: "DriverType", *, of_host: bool = False) -> None:
+    def __init__(
+        self, driver: "DriverType", pools: "Pools" = pools, *, of_host: bool = False
+    ) -> None:
         """With `of_host` the sandbox must be the plugin's own namespace; else it must not."""
         self._driver = driver
+        self._pools = pools
         self._of_host = of_host
 
     def add(self, call: Invocation) -> dict[str, object]:
@@ -58,7 +73,10 @@ class NetworkPlugin:
         if netns is not None and not self._of_host:
             self._check_namespace(call, netns)
         self._controller(config).detach(
-            call.network, call.key, netns, lambda endpoint: pools.driver_of(call, endpoint, config)
+            call.network,
+            call.key,
+            netns,
+            lambda endpoint: self._pools.driver_of(call, endpoint, config),
         )
 
     def check(self, call: Invocation) -> None:
@@ -81,7 +99,7 @@ class NetworkPlugin:
         self._controller(config).collect(
             call.network,
             valid,
-            lambda endpoint: pools.driver_of(call, endpoint, config),
+            lambda endpoint: self._pools.driver_of(call, endpoint, config),
             pools.gc_grace_seconds(config.ipam),
         )
 
@@ -92,7 +110,7 @@ class NetworkPlugin:
 
     def _read(self, call: Invocation) -> "tuple[NetworkConfig, Network, IpamDriver]":
         config = network_config(call.config)
-        ipam = pools.driver(call, config.ipam)
+        ipam = self._pools.driver(call, config.ipam)
         options = self._driver.options(call.config)
         return config, Network(config.name, ipam.pool, options, config.state_dir), ipam
 

@@ -30,12 +30,12 @@ def driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
         options = host_local_config(ipam, "ipam")
         if call.command == "STATUS" and _ranges_come_later(call, options):
             return NoIpam()
-        return HostLocal(call.network, options, *_requests(call))
+        return HostLocal(call.network, options, *requests(call))
     if kind == STATIC:
         return _static(call, ipam)
     if _is_remote(call, kind, ipam):
         mac = requested_mac(call, network_config(call.config))
-        return _remote(call, _remote_options(kind, ipam), _requests(call)[0], mac)
+        return _remote(call, _remote_options(kind, ipam), requests(call)[0], mac)
     if kind:
         from cnm_core.cni.delegate import find_plugin
 
@@ -102,9 +102,9 @@ def _static(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
     from cnm_core.config.static import static_config
     from cnm_core.ipam.static import Static
 
-    requests, _ = _requests(call)
+    wanted, _ = requests(call)
     gateways = tuple(formats.ip(each) for each in _arguments(call, "GATEWAY", formats.ip))
-    return Static(static_config(ipam, "ipam"), requests, gateways)
+    return Static(static_config(ipam, "ipam"), wanted, gateways)
 
 
 def _is_remote(call: Invocation, kind: str, ipam: dict[str, object]) -> bool:
@@ -154,7 +154,7 @@ def _lenient_remote(kind: str, ipam: dict[str, object]) -> "RemoteConfig":
     return RemoteConfig(data_dir=directory_or(ipam.get("dataDir"), RemoteConfig().data_dir))
 
 
-def _requests(
+def requests(
     call: Invocation,
 ) -> "tuple[tuple[Request, ...], tuple[tuple[RangeConfig, ...], ...]]":
     """The addresses that are asked for, the strongest first, and the runtime's range sets."""

@@ -97,3 +97,13 @@ def _one_of(text: str, *words: str) -> str:
     if text in words:
         return text
     raise ValueError(f'must be {", ".join(words[:-1])} or {words[-1]}, got "{text}"')
+
+
+def endpoint(text: str) -> str:
+    """Where a server is, by http or https: left as it is to whoever connects there."""
+    scheme, _, rest = text.partition("://")
+    host, _, port = rest.rpartition(":")
+    whole = host and port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    if scheme not in ("http", "https") or not whole or not rest.isprintable() or "/" in rest:
+        raise ValueError(f'must be http://HOST:PORT or https://HOST:PORT, got "{text}"')
+    return text

@@ -151,6 +151,13 @@ class HostLocal:
             for owner in (key, without_interface):
                 self._allocations.release_unindexed(owner)
 
+    def owners(self) -> list[EndpointKey]:
+        """Everybody who has addresses."""
+        if not self._allocations.exists():
+            return []
+        with self._allocations as allocations:
+            return list(allocations.owners())
+
     def drift(self, key: EndpointKey, leases: "Collection[Lease]") -> list[Drift]:
         """Leases that are not allocated to the endpoint, according to the files."""
         if not self._allocations.exists():

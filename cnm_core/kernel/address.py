@@ -26,7 +26,10 @@ _IFADDRMSG = Struct("=BBBBI")
 
 
 class LinkAddress(Record):
-    """An address that a link has. `scope` is an rtm_scope, `flags` are IFA_F_ bits."""
+    """An address that a link has, by its index.
+
+    `scope` is an rtm_scope, `flags` are IFA_F_ bits.
+    """
 
     address: Address
     scope: int

@@ -92,12 +92,16 @@ IpvlanFlag = Annotated[
     _shown("bridge, private or vepa", enum=["bridge", "private", "vepa"]),
 ]
 Directory = Annotated[str, _meaning(formats.directory), _shown("absolute path", pattern="^/")]
+Endpoint = Annotated[
+    str, _meaning(formats.endpoint), _shown("http://HOST:PORT or https://HOST:PORT")
+]
 Mtu = Annotated[int, *_whole(0, 65535)]
 MtuOrAuto = Annotated[Mtu | Literal["auto"], _word_or_whole("auto", 0, 65535)]
 Vid = Annotated[int, *_whole(0, 4094)]
 TrunkVid = Annotated[int, *_whole(1, 4094)]
 Uint32 = Annotated[int, *_whole(0, 2**32 - 1)]
 Port = Annotated[int, *_whole(1, 65535)]
+Vni = Annotated[int, *_whole(0, 2**24 - 1)]
 Protocol = Annotated[
     str, _meaning(formats.protocol), _shown("tcp, udp or sctp", pattern=_PROTOCOLS)
 ]

@@ -27,6 +27,7 @@ from cnm_core.schema import (
     macvlan,
     network,
     none,
+    overlay,
     ports,
     remote,
     requests,
@@ -46,6 +47,7 @@ MODULES: tuple[ModuleType, ...] = (
     remote,
     requests,
     ports,
+    overlay,
 )
 TARGET = Path(__file__).parent.parent / "config"
 _MEANINGS = {

@@ -16,6 +16,7 @@ from cnm_core.schema.ipvlan import IpvlanConfig
 from cnm_core.schema.macvlan import MacvlanConfig
 from cnm_core.schema.network import NetworkConfig
 from cnm_core.schema.none import NoneConfig
+from cnm_core.schema.overlay import OverlayConfig
 from cnm_core.schema.ports import PortmapConfig, PortsConfig
 from cnm_core.schema.remote import RemoteConfig
 from cnm_core.schema.requests import RequestsConfig
@@ -130,6 +131,10 @@ PLUGINS = {
     "none": Plugin(
         models=(PluginConfig, NetworkConfig, NoneConfig),
         example=({"type": "none"},),
+    ),
+    "overlay": Plugin(
+        models=(*_ATTACHED, OverlayConfig),
+        example=({"type": "overlay", "underlay": "eth0", "subnets": [{"subnet": "10.88.0.0/16"}]},),
     ),
     "portmap": Plugin(
         models=(PluginConfig, NetworkConfig, PortsConfig, PortmapConfig),

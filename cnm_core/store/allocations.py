@@ -220,6 +220,9 @@ class Allocations:
         """
         rests = self._resting()
         due = rests.due(now, seconds) if rests else []
+        while rests and due and not any(due):  # all of these were ended early
+            rests.drop(len(due))
+            due = rests.due(now, seconds)
         if rests and due:
             self._outdate()
             self._mark([ip for ip in due if ip is not None], used=False)

@@ -1,7 +1,7 @@
 """Files that survive a kill at any instruction: atomic writes, locks, private directories."""
 
 from errno import EACCES, ENOENT, ENOTDIR
-from fcntl import LOCK_EX, LOCK_UN, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from posix import (
     O_CLOEXEC,
     O_CREAT,
@@ -161,3 +161,19 @@ class Lock:
     def __exit__(self, *_: object) -> None:
         flock(self._fd, LOCK_UN)  # a child that deletes a link still has the file open
         close(self._fd)
+
+    def is_held(self) -> bool:
+        """Whether somebody else holds it now."""
+        try:
+            fd = open_file(self._path, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise failure("lock", self._path, error) from None
+        try:
+            flock(fd, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            close(fd)
+        return False

@@ -113,6 +113,7 @@ def test_example(
     HOST.ip("link", "set", "outside", "up")
     if page.stem == "ipvlan" and not _has_ipvlan():
         pytest.skip("this kernel has no ipvlan; make test-vm tries it in one that has")
+    HOST.ip("addr", "add", "192.0.2.2/24", "dev", "eth0")
     HOST.ip("link", "set", "eth0", "up")
     sandbox = netns()
 

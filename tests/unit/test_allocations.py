@@ -169,6 +169,19 @@ def release_ownerless(data_dir: Path) -> None:
             seen.release_ownerless(ip)
 
 
+def test_ended_rests_wake_nobody(tmp_path: Path) -> None:
+    """An address that was given before its rest ended is not free when it would have ended."""
+    owner, ip = OWNERS[0], parse_ip(IPS[0])
+    with Allocations(str(tmp_path), NETWORK) as seen:
+        assert seen.claim([ip], owner) is None
+    release(tmp_path, owner, RELEASED)
+    with Allocations(str(tmp_path), NETWORK) as seen:
+        assert seen.claim([ip], owner) is None
+        seen.wake_early(ip)
+    assert not wake(tmp_path, RELEASED + REST * 10**9)
+    check(tmp_path)
+
+
 class Life(RuleBasedStateMachine):
     """A directory of allocations, with us and others at work in it."""
 

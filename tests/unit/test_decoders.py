@@ -40,6 +40,17 @@ TEXTS: dict[Any, tuple[list[str], list[str]]] = {
     formats.protocol: (["tcp", "UDP", "sctp"], ["icmp", "tcp "]),
     formats.subnet: (["10.1.0.0/16", "fd00::/64", "::/0"], ["10.1.0.5/16", "10.1.0.0/33", "::/"]),
     formats.mac: (["02:42:0a:01:00:05", "02-42-0A-01-00-05"], ["01:00:5e:00:00:01", "0:0:0:0:0:0"]),
+    formats.endpoint: (
+        ["http://10.0.0.1:2379", "https://etcd.example:443", "http://[fd00::1]:2379"],
+        [
+            "10.0.0.1:2379",
+            "http://10.0.0.1",
+            "http://:1",
+            "http://a:0",
+            "http://a:1/b",
+            "ftp://a:1",
+        ],
+    ),
     formats.directory: (["/", "/run/cnm", "/a/", "//a"], ["a", "/a/../b", "/a/.", "/\0"]),
 }
 

@@ -20,6 +20,7 @@ ALLOWED = {
     "_cnm",  # the runtime's own, which a plain interpreter lacks
     "_socket",
     "_struct",
+    "binascii",
     "errno",
     "fcntl",
     "posix",
@@ -27,7 +28,7 @@ ALLOWED = {
     "time",
 }
 # Rooms of the warm tier, which no executable imports.
-WARM = {"cli", "schema"}
+WARM = {"agent", "cli", "schema"}
 # Never imported by an executable, which has _cnm.
 INSTEAD_OF_OUR_RUNTIME = {"ctypes", "ssl"}
 

@@ -1,0 +1,1 @@
+"""The overlay's long-lived part, one process on each host."""

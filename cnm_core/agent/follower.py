@@ -1,0 +1,159 @@
+"""Makes this host's entries what the store says, for every overlay network it has.
+
+The store is read whole at the start and whenever a watch breaks off; after that changes
+are applied as they come. The kernel is compared with what is wanted every minute, and at
+once when a link goes. What is wanted follows from the store alone: nothing that the
+agent remembers could be wrong.
+"""
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cnm_core.agent.report import Report
+from cnm_core.drivers import overlay
+from cnm_core.errors import Error, KernelRefused
+from cnm_core.kernel import link, neighbour
+from cnm_core.kernel.netlink import Socket
+from cnm_core.model import EndpointKey
+from cnm_core.store.cluster import Published, endpoint_of
+from cnm_core.store.membership import Membership, View
+from cnm_core.store.shared import Change, Compacted, Unreachable
+
+_PREFIX = "endpoints/"
+_COMPARE_SECONDS = 60.0
+_RETRY_SECONDS = 1.0
+
+Endpoints = dict[tuple[str, EndpointKey], Published]
+
+
+@dataclass
+class Follower:
+    """One thread's work: `follow` returns after `stop`."""
+
+    membership: Membership
+    report: Report
+    _networks: dict[str, Endpoints] = field(default_factory=dict)
+    _known: set[str] = field(default_factory=set)
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _look: threading.Event = field(default_factory=threading.Event)
+    _compared: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._host = Socket()
+
+    def stop(self) -> None:
+        """Have `follow` return within a second."""
+        self._stopping.set()
+
+    def look(self) -> None:
+        """Have the kernel compared soon: something has changed there."""
+        self._look.set()
+
+    def follow(self) -> None:
+        """Follow the store until stopped."""
+        while not self._stopping.is_set():
+            try:
+                revision = self._read()
+                self._watch(revision)
+            except Compacted:
+                self.report.say("watch-compacted")
+            except Unreachable as error:
+                if self.report.store_up:
+                    self.report.say("store-down", error=error.msg)
+                self.report.store_up = False
+                self._stopping.wait(_RETRY_SECONDS)
+            except Error as error:
+                self.report.say("failed", error=error.msg)
+                self._stopping.wait(_RETRY_SECONDS)
+
+    def _read(self) -> int:
+        """Read all endpoints, and make the kernel's entries theirs; the revision."""
+        found = self.membership.cluster.store.range(_PREFIX)
+        self._networks = {}
+        for entry in found.entries:
+            self._take(endpoint_of(entry.key, entry.value))
+        if not self.report.store_up:
+            self.report.say("store-up", revision=found.revision)
+        self.report.store_up = True
+        self.report.revision = found.revision
+        self._compare()
+        return found.revision
+
+    def _watch(self, revision: int) -> None:
+        for changes in self.membership.cluster.store.watch(_PREFIX, revision):
+            if changes:
+                self._apply(changes)
+                self.report.revision = changes[-1].revision
+            if self._stopping.is_set():
+                return
+            if any(self.membership.pending()):
+                self.membership.replay()
+                self.report.say("replayed")
+            due = time.monotonic() - self._compared > _COMPARE_SECONDS
+            fresh = set(self.membership.networks()) - self._known
+            if self._look.is_set() or due or fresh:
+                self._compare()
+
+    def _take(self, endpoint: Published) -> None:
+        self._networks.setdefault(endpoint.network, {})[endpoint.node, endpoint.key] = endpoint
+
+    def _apply(self, changes: Iterable[Change]) -> None:
+        """Apply changes to the kernel, those of a network together."""
+        stale: dict[str, list[Published]] = {}
+        fresh: dict[str, list[Published]] = {}
+        for change in changes:
+            _, network, node, name = change.key.split("/")
+            container_id, _, ifname = name.partition(":")
+            key = node, EndpointKey(container_id, ifname)
+            gone = self._networks.setdefault(network, {}).pop(key, None)
+            if gone is not None:
+                stale.setdefault(network, []).append(gone)
+            if change.value is not None:
+                endpoint = endpoint_of(change.key, change.value)
+                self._take(endpoint)
+                fresh.setdefault(network, []).append(endpoint)
+        for network in stale.keys() | fresh.keys():
+            view = self.membership.known(network)
+            if view is not None:
+                self._change(view, fresh.get(network, []), stale.get(network, []))
+
+    def _change(self, view: View, fresh: list[Published], stale: list[Published]) -> None:
+        """Have entries for endpoints, and none any more for others."""
+        names = overlay.bridge_name(view.network), overlay.device_name(view.network)
+        bridge, device = (link.find(self._host, name) for name in names)
+        if bridge is None or device is None:
+            return  # it comes with the next endpoint, or by the next comparison
+        wanted = overlay.rows(view, bridge.index, device.index, fresh)
+        unwanted = overlay.rows(view, bridge.index, device.index, stale)
+        keys = {overlay.key_of(row) for row in wanted}
+        neighbour.apply(
+            self._host, wanted, [row for row in unwanted if overlay.key_of(row) not in keys]
+        )
+
+    def _compare(self) -> None:
+        """Compare all networks of this host with the kernel, and mend what differs."""
+        self._look.clear()
+        self._compared = time.monotonic()
+        self._known = set(self.membership.networks())
+        self.report.endpoints = {}
+        for name in self._known:
+            view = self.membership.known(name)
+            endpoints = self._networks.get(name, {}).values()
+            self.report.endpoints[name] = len(endpoints)
+            if view is not None and link.find(self._host, overlay.bridge_name(view.network)):
+                self._mend(view, endpoints)
+
+    def _mend(self, view: View, endpoints: Iterable[Published]) -> None:
+        name = view.network.name
+        try:
+            if overlay.ensure_device(self._host, view):
+                self.report.say("made-device", network=name)
+            missing, stale = overlay.reconcile(self._host, view, endpoints)
+        except KernelRefused as error:
+            self.report.say("failed", network=name, error=error.msg)
+            return
+        if missing or stale:
+            self.report.mended += len(missing) + len(stale)
+            self.report.say("mended", network=name, missing=len(missing), stale=len(stale))

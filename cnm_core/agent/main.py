@@ -1,0 +1,90 @@
+"""The agent: its lease, its follower, the kernel's events, and its end."""
+
+import asyncio
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator, Coroutine
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.rtnl import RTMGRP_LINK
+
+from cnm_core.agent.follower import Follower
+from cnm_core.agent.report import Report
+from cnm_core.config.overlay import OverlayConfig
+from cnm_core.errors import Error
+from cnm_core.store.membership import Membership, open_membership
+
+# A host that has said nothing for so long counts as gone.
+LIFETIME_SECONDS = 15
+_RETRY_SECONDS = 1.0
+
+
+async def run(options: OverlayConfig, host: str, port: int) -> None:
+    """Run until SIGTERM or SIGINT. Traffic goes on as it is afterwards."""
+    report = Report()
+    # Each thread has a connection of its own.
+    follower = Follower(open_membership(options, json.loads), report)
+    alive = open_membership(options, json.loads)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    server = await asyncio.start_server(report.serve, host, port)
+    with follower.membership.followed():
+        report.say("started", node=alive.node, listening=f"{host}:{port}")
+        async with server, _ended(_listen(follower)), _ended(_live(alive, report)):
+            following = asyncio.create_task(asyncio.to_thread(follower.follow))
+            ended = asyncio.create_task(stopping.wait())
+            await asyncio.wait({following, ended}, return_when=asyncio.FIRST_COMPLETED)
+            follower.stop()
+            await following
+        report.say("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _ended(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Work that goes on meanwhile and is ended afterwards."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _listen(follower: Follower) -> None:
+    """Have the kernel compared when a link goes: it may be one of ours."""
+    async with AsyncIPRoute() as kernel:
+        await kernel.bind(RTMGRP_LINK)
+        async for message in kernel.get():
+            if message["event"] == "RTM_DELLINK":
+                follower.look()
+
+
+async def _live(membership: Membership, report: Report) -> None:
+    """Keep this host's lease, whatever becomes of the store in between."""
+    lease = 0
+    try:
+        while True:
+            try:
+                lease = await asyncio.to_thread(_stay, membership, lease)
+            except Error as error:
+                report.say("lease-failed", error=error.msg)
+                lease = 0
+            await asyncio.sleep(LIFETIME_SECONDS / 3 if lease else _RETRY_SECONDS)
+    finally:
+        if lease:
+            with contextlib.suppress(Error):
+                membership.cluster.store.revoke(lease)
+
+
+def _stay(membership: Membership, lease: int) -> int:
+    """Keep a lease alive, or begin another; which."""
+    store = membership.cluster.store
+    if lease and store.keep_alive(lease):
+        return lease
+    lease = store.grant(LIFETIME_SECONDS)
+    membership.cluster.announce(membership.node, lease)
+    return lease

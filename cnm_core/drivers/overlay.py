@@ -1,0 +1,306 @@
+"""Endpoints are ports of a bridge on their host; VXLAN joins the bridges of all hosts.
+
+What the bridge driver does for one host it does here too: veth pairs, gateway addresses,
+masquerading, published ports. On top of it come a VXLAN device as one more port, and three
+static entries for each endpoint of another host: its neighbour entry on the bridge, which
+answers ARP (br_do_proxy_suppress_arp, net/bridge/br_arp_nd_proxy.c), its forwarding entry
+of the bridge, and that of the VXLAN device, which names the host. Nothing is learned and
+nothing is flooded, so that what stands there is exactly what the store says.
+"""
+
+from errno import EEXIST
+
+from cnm_core.config.bridge import BridgeConfig
+from cnm_core.config.overlay import OverlayConfig, overlay_config
+from cnm_core.drivers.bridge import Bridge
+from cnm_core.errors import InvalidNetworkConfig, KernelRefused, NotAvailable
+from cnm_core.kernel import link, neighbour, underlay, vxlan
+from cnm_core.kernel.neighbour import Row
+from cnm_core.kernel.netlink import Socket
+from cnm_core.kernel.netns import Netns
+from cnm_core.kernel.vxlan import Vxlan
+from cnm_core.model import (
+    Addressing,
+    Attachment,
+    Drift,
+    Endpoint,
+    EndpointKey,
+    EndpointOptions,
+    Lease,
+    Network,
+)
+from cnm_core.store.cluster import mac_of
+from cnm_core.store.membership import Membership, View, open_membership
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from cnm_core.store.cluster import Published, SharedNetwork
+
+
+class Overlay:
+    """The driver for one call: a bridge driver, and what there is beyond this host."""
+
+    def __init__(self) -> None:
+        self._host = Socket()
+        self._bridge = Bridge()
+        self._membership: Membership | None = None
+        self._known: View | None = None
+
+    @staticmethod
+    def options(document: object) -> OverlayConfig:
+        """The overlay plugin's own keys. Raises InvalidNetworkConfig."""
+        return overlay_config(document)
+
+    def validate(self, network: Network, wanted: EndpointOptions) -> None:
+        """Refuse options that cannot work; what the network is in the cluster comes later."""
+        options = _options(network)
+        if 0 < options.mtu < 68:
+            raise InvalidNetworkConfig(
+                f"mtu: must be 0 or from 68 to 65535, got {options.mtu}",
+                details="leave mtu out to take what the underlay leaves",
+            )
+        if wanted.ports and options.internal:
+            raise InvalidNetworkConfig(
+                "internal: cannot be true with runtimeConfig.portMappings",
+                details="an internal network has no way in or out; leave out one of the two",
+            )
+
+    def complete(self, network: Network, addressing: Addressing) -> Addressing:
+        """The default route through this host, unless the network is internal."""
+        return self._bridge.complete(self._on_bridge(network), addressing)
+
+    def create_network(self, network: Network, leases: tuple[Lease, ...]) -> bool:
+        """The bridge with its gateway addresses, the VXLAN device, and the peers' entries.
+
+        An agent keeps the entries as the store has them; where none does they are read anew.
+        """
+        view = self._view(network)
+        first = self._bridge.create_network(self._on_bridge(network), leases)
+        made = ensure_device(self._host, view)
+        membership = self._member_of(network)
+        if made or not membership.is_followed():
+            reconcile(self._host, view, membership.cluster.endpoints(network.name))
+        return first
+
+    def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
+        """Names; the MAC address follows from the address unless one was asked for.
+
+        Bridge and VXLAN device go with the last endpoint of the host.
+        """
+        mac = endpoint.mac or mac_of(tuple(each.address.ip for each in endpoint.addressing.leases))
+        known = self._view(network).network
+        endpoint = endpoint.replace(mac=mac, parents=(device_name(known), bridge_name(known)))
+        return self._bridge.create_endpoint(self._on_bridge(network), endpoint)
+
+    def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
+        """The veth pair."""
+        self._bridge.join(self._on_bridge(network), endpoint, netns)
+
+    def configure(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
+        """Addresses and routes of the container's end."""
+        return self._bridge.configure(self._on_bridge(network), endpoint, netns)
+
+    def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
+        """Delete the pair."""
+        self._bridge.leave(key, endpoint, netns)
+
+    def joined(self, key: EndpointKey, netns: Netns) -> bool:
+        """Whether the sandbox has an interface of that name."""
+        return self._bridge.joined(key, netns)
+
+    def drift(
+        self,
+        network: Network,
+        key: EndpointKey,
+        endpoint: Endpoint | None,
+        attachment: Attachment,
+        netns: Netns,
+    ) -> list[Drift]:
+        """What the bridge driver finds, the VXLAN device, and the entries of other hosts."""
+        view = self._view(network)
+        on_bridge = self._on_bridge(network)
+        found = self._bridge.drift(on_bridge, key, endpoint, attachment, netns)
+        found += self._device_drift(view)
+        if not found:
+            endpoints = self._member_of(network).cluster.endpoints(network.name)
+            missing, stale = difference(self._host, view, endpoints)
+            found += [Drift("entries of other hosts", str(row), "no such entry") for row in missing]
+            found += [Drift("entries of other hosts", "none", str(row)) for row in stale]
+        return found
+
+    def check_status(self, network: Network) -> None:
+        """Whether the underlay is there, and nftables if needed."""
+        try:
+            self.validate(network, EndpointOptions())
+            underlay.find(self._host, _options(network).underlay)
+        except InvalidNetworkConfig as error:
+            raise NotAvailable(error.msg, details=error.details) from None
+
+    def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
+        """What is left on the bridge of endpoints that nobody knows."""
+        self._bridge.collect(network, known)
+
+    def delete_network(self, network: Network) -> None:
+        """Delete bridge and VXLAN device of this host."""
+        membership = self._member_of(network)
+        self._known = membership.known(network.name)
+        if self._known is not None:
+            link.delete_if_present(self._host, device_name(self._known.network))
+            self._bridge.delete_network(self._on_bridge(network))
+            membership.forget(network.name)
+
+    def _member_of(self, network: Network) -> Membership:
+        if self._membership is None:
+            self._membership = open_membership(_options(network))
+        return self._membership
+
+    def _view(self, network: Network) -> View:
+        """What this host knows of the network, which the IPAM driver has just looked at."""
+        self._known = self._known or self._member_of(network).known(network.name)
+        if self._known is None:
+            raise NotAvailable(
+                f'nothing is known of network "{network.name}" on this host, which has no '
+                "endpoint on it",
+                details="ADD one first",
+            )
+        return self._known
+
+    def _on_bridge(self, network: Network) -> Network:
+        """The network as the bridge driver has it on this host."""
+        known = self._view(network).network
+        outside = not known.internal
+        options = BridgeConfig(
+            bridge=bridge_name(known),
+            is_gateway=outside,
+            is_default_gateway=outside,
+            ip_masq=outside,
+            internal=known.internal,
+            mtu=known.mtu,
+        )
+        return network.replace(options=options)
+
+    def _device_drift(self, view: View) -> list[Drift]:
+        name = device_name(view.network)
+        what = f"VXLAN device {name}"
+        wanted = _device(view)
+        found = link.find(self._host, name)
+        if found is None:
+            return [Drift(what, str(wanted), "no such link")]
+        has = vxlan.device_of(self._host, name)
+        drift = [] if has == wanted else [Drift(what, str(wanted), str(has or found.kind))]
+        if not found.up:
+            drift.append(Drift(what, "up", "down"))
+        bridge = link.find(self._host, bridge_name(view.network))
+        if bridge is not None and found.master != bridge.index:
+            drift.append(Drift(what, f"a port of {bridge.name}", "not a port of it"))
+        return drift
+
+
+def bridge_name(network: "SharedNetwork") -> str:
+    """The bridge of a network, the same on every host."""
+    return f"ov-{network.vni:06x}"
+
+
+def device_name(network: "SharedNetwork") -> str:
+    """The VXLAN device of a network, the same on every host."""
+    return f"vx-{network.vni:06x}"
+
+
+def ensure_device(socket: Socket, view: View) -> bool:
+    """Have the VXLAN device as a port of the bridge; whether it had to be made.
+
+    One of other attributes, which an earlier network of this VNI left, is made anew.
+    """
+    name = device_name(view.network)
+    bridge = link.parse(socket.request(link.get(bridge_name(view.network)))[0])
+    found = link.find(socket, name)
+    if found is not None:
+        same = vxlan.device_of(socket, name) == _device(view) and found.master == bridge.index
+        if same and found.up and found.mtu == view.network.mtu:
+            return False
+        link.delete_if_present(socket, name)
+    try:
+        socket.request(
+            vxlan.create(
+                name,
+                _device_mac(view),
+                view.network.mtu,
+                bridge.index,
+                _device(view),
+            )
+        )
+    except KernelRefused as error:
+        if error.errno != EEXIST:
+            raise
+        found = link.find(socket, name)
+        if found is None:  # nobody was faster: the VNI has another device on this host
+            raise _vni_in_use(view, error) from None
+    socket.request(vxlan.set_port(link.parse(socket.request(link.get(name))[0])))
+    return True
+
+
+def rows(view: View, bridge: int, device: int, endpoints: "Iterable[Published]") -> set[Row]:
+    """The entries that the endpoints of other hosts have on this one."""
+    found = set()
+    for each in endpoints:
+        if each.node != view.member.node:
+            found |= {Row(bridge, each.mac, ip=ip) for ip in each.ips}
+            found |= {Row(device, each.mac), Row(device, each.mac, vtep=each.vtep)}
+    return found
+
+
+def difference(
+    socket: Socket, view: View, endpoints: "Iterable[Published]"
+) -> tuple[set[Row], set[Row]]:
+    """The entries that are missing, and those that should not be there."""
+    bridge, device = _indexes(socket, view)
+    wanted = rows(view, bridge, device, endpoints)
+    present = neighbour.list_of(socket, bridge) | neighbour.list_of(socket, device)
+    return wanted - present, {row for row in present if row.index == device or row.ip} - wanted
+
+
+def reconcile(
+    socket: Socket, view: View, endpoints: "Iterable[Published]"
+) -> tuple[set[Row], set[Row]]:
+    """Make the kernel's entries those of the endpoints; what was missing, and what was stale."""
+    missing, stale = difference(socket, view, endpoints)
+    # An entry that is replaced has the key of a stale one, which would take it along.
+    replaced = {key_of(row) for row in missing}
+    neighbour.apply(socket, missing, [row for row in stale if key_of(row) not in replaced])
+    return missing, stale
+
+
+def key_of(row: Row) -> tuple[int, bytes, bool]:
+    """What the kernel tells entries apart by."""
+    return row.index, row.ip or row.mac, bool(row.vtep)
+
+
+def _indexes(socket: Socket, view: View) -> tuple[int, int]:
+    names = bridge_name(view.network), device_name(view.network)
+    answers = socket.request(*map(link.get, names))
+    bridge, device = map(link.parse, answers)
+    return bridge.index, device.index
+
+
+def _device(view: View) -> Vxlan:
+    return Vxlan(view.network.vni, view.network.port, view.member.vtep)
+
+
+def _device_mac(view: View) -> bytes:
+    """A MAC address that follows from the host's, so that it is the same after a reboot."""
+    return b"\x0a\x42" + view.member.vtep[-4:]
+
+
+def _vni_in_use(view: View, error: KernelRefused) -> InvalidNetworkConfig:
+    return InvalidNetworkConfig(
+        f'vni: {view.network.vni} of network "{view.network.name}" has another VXLAN device '
+        f"on this host: {error.msg}",
+        details="remove that device, or make the network with another VNI or port",
+    )
+
+
+def _options(network: Network) -> OverlayConfig:
+    assert isinstance(network.options, OverlayConfig)
+    return network.options

@@ -1,0 +1,122 @@
+"""Neighbour entries, and forwarding entries of bridges and VXLAN devices (linux/neighbour.h).
+
+All are static. They are always replaced, never added exclusively: what should stand
+there is known, whatever stood there before.
+"""
+
+from _socket import AF_INET, AF_INET6
+from _struct import Struct
+from errno import ENOENT
+
+from cnm_core.errors import KernelRefused
+from cnm_core.inet import format_ip, format_mac
+from cnm_core.kernel.link import AF_BRIDGE
+from cnm_core.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_REPLACE,
+    Request,
+    Socket,
+    attribute,
+    attributes,
+)
+from cnm_core.record import Record
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+NDA_DST, NDA_LLADDR = 1, 2
+NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
+NTF_SELF, NTF_MASTER = 0x2, 0x4
+
+_NDMSG = Struct("=BxxxiHBB")
+# Some kB a send: a socket's buffer takes it, and so do the answers.
+_BATCH = 200
+
+
+class Row(Record):
+    """An entry of link `index`: exactly one of three kinds.
+
+    `ip` and `mac`: a neighbour. `mac` and `vtep`: frames to `mac` leave a VXLAN device to
+    that host. `mac` alone: a bridge sends frames to `mac` out of the port `index`.
+    """
+
+    index: int
+    mac: bytes
+    ip: bytes = b""
+    vtep: bytes = b""
+
+    def __str__(self) -> str:
+        if self.ip:
+            return f"neighbour {format_ip(self.ip)} at {format_mac(self.mac)}"
+        to = f"to {format_ip(self.vtep)}" if self.vtep else "out of the port"
+        return f"frames for {format_mac(self.mac)} {to}"
+
+
+def replace(row: Row) -> Request:
+    """Have an entry, whatever stands there."""
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    return Request(RTM_NEWNEIGH, flags, _body(row), f"set {row}")
+
+
+def delete(row: Row) -> Request:
+    """Remove an entry."""
+    return Request(RTM_DELNEIGH, NLM_F_ACK, _body(row), f"remove {row}")
+
+
+def apply(socket: Socket, wanted: "Iterable[Row]", unwanted: "Iterable[Row]" = ()) -> None:
+    """Remove entries, which may be gone, and have others, in batches. Raises KernelRefused."""
+    for batch in _batches([delete(row) for row in unwanted]):
+        try:
+            socket.request(*batch)
+        except KernelRefused as error:
+            if error.errno != ENOENT:
+                raise
+    for batch in _batches([replace(row) for row in wanted]):
+        socket.request(*batch)
+
+
+def list_of(socket: Socket, index: int) -> set[Row]:
+    """The static entries of a link: its neighbours, and where its frames go."""
+    found = set()
+    for family in (AF_INET, AF_INET6, AF_BRIDGE):
+        body = _NDMSG.pack(family, 0 if family != AF_BRIDGE else index, 0, 0, 0)
+        for message in socket.dump(Request(RTM_GETNEIGH, NLM_F_DUMP, body, "list neighbours")):
+            row = _parse(message, index)
+            if row is not None:
+                found.add(row)
+    return found
+
+
+def _body(row: Row) -> bytes:
+    link_layer = attribute(NDA_LLADDR, row.mac)
+    if row.ip:
+        family = AF_INET if len(row.ip) == 4 else AF_INET6
+        head = _NDMSG.pack(family, row.index, NUD_PERMANENT, 0, 0)
+        return head + attribute(NDA_DST, row.ip) + link_layer
+    if row.vtep:
+        head = _NDMSG.pack(AF_BRIDGE, row.index, NUD_PERMANENT | NUD_NOARP, NTF_SELF, 0)
+        return head + link_layer + attribute(NDA_DST, row.vtep)
+    # The state that `bridge fdb … static` sets; PERMANENT would make it an address of the port.
+    return _NDMSG.pack(AF_BRIDGE, row.index, NUD_NOARP, NTF_MASTER, 0) + link_layer
+
+
+def _parse(message: bytes, index: int) -> Row | None:
+    family, found, state, flags, _ = _NDMSG.unpack_from(message)
+    values = attributes(message, 12)
+    mac = values.get(NDA_LLADDR, b"")
+    if found != index or len(mac) != 6:
+        return None
+    if family != AF_BRIDGE:
+        return Row(index, mac, ip=values[NDA_DST]) if state & NUD_PERMANENT else None
+    if flags & NTF_SELF:
+        vtep = values.get(NDA_DST, b"")
+        return Row(index, mac, vtep=vtep) if vtep and any(vtep) else None
+    return Row(index, mac) if state == NUD_NOARP else None
+
+
+def _batches(requests: list[Request]) -> list[list[Request]]:
+    return [requests[at : at + _BATCH] for at in range(0, len(requests), _BATCH)]

@@ -1,0 +1,86 @@
+"""VXLAN devices as ports of a bridge (RFC 7348; include/uapi/linux/if_link.h, IFLA_VXLAN_*)."""
+
+from _struct import Struct
+
+from cnm_core.inet import format_ip
+from cnm_core.kernel import link
+from cnm_core.kernel.link import Link
+from cnm_core.kernel.netlink import (
+    NLA_F_NESTED,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    U32,
+    Request,
+    Socket,
+    attribute,
+    attributes,
+    nested,
+    string,
+    u8,
+    u32,
+)
+from cnm_core.record import Record
+
+# What VXLAN puts before a frame: IPv4 or IPv6, UDP, VXLAN and the frame's own Ethernet header.
+OVERHEAD = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
+IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6 = 1, 4, 17
+IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT, IFLA_VXLAN_UDP_CSUM = 7, 15, 18
+IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 8, 9
+IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD, IFLA_BRPORT_NEIGH_SUPPRESS = 27, 30, 32
+
+_BE16 = Struct("!H")
+
+
+class Vxlan(Record):
+    """What a VXLAN device is: `local` is the address it sends from, this host's VTEP."""
+
+    vni: int
+    port: int
+    local: bytes
+
+    def __str__(self) -> str:
+        return f"VNI {self.vni} from {format_ip(self.local)} port {self.port}"
+
+
+def create(name: str, mac: bytes, mtu: int, master: int, device: Vxlan) -> Request:
+    """Make a device that is up and a port of a bridge, and learns no addresses.
+
+    UDP checksums as RFC 7348 wants them for IPv4: none; IPv6 keeps its own.
+    """
+    local = IFLA_VXLAN_LOCAL if len(device.local) == 4 else IFLA_VXLAN_LOCAL6
+    data = u32(IFLA_VXLAN_ID, device.vni) + attribute(local, device.local)
+    data += u8(IFLA_VXLAN_LEARNING, 0) + attribute(IFLA_VXLAN_PORT, _BE16.pack(device.port))
+    data += u8(IFLA_VXLAN_UDP_CSUM, 0)
+    body = link.header(flags=link.IFF_UP, change=link.IFF_UP)
+    body += string(link.IFLA_IFNAME, name) + attribute(link.IFLA_ADDRESS, mac)
+    body += u32(link.IFLA_MTU, mtu) + u32(link.IFLA_MASTER, master)
+    kind = string(link.IFLA_INFO_KIND, "vxlan") + attribute(link.IFLA_INFO_DATA, data)
+    body += nested(link.IFLA_LINKINFO, kind)
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
+    return Request(link.RTM_NEWLINK, flags, body, f'create VXLAN device "{name}", {device}')
+
+
+def set_port(of: Link) -> Request:
+    """Have a bridge neither learn from the device nor flood to it, and answer ARP for it."""
+    quiet = (
+        IFLA_BRPORT_LEARNING,
+        IFLA_BRPORT_UNICAST_FLOOD,
+        IFLA_BRPORT_MCAST_FLOOD,
+        IFLA_BRPORT_BCAST_FLOOD,
+    )
+    port = b"".join(u8(kind, 0) for kind in quiet) + u8(IFLA_BRPORT_NEIGH_SUPPRESS, 1)
+    body = link.header(of.index, family=link.AF_BRIDGE)
+    body += attribute(link.IFLA_PROTINFO | NLA_F_NESTED, port)
+    return Request(link.RTM_SETLINK, NLM_F_ACK, body, f'set the bridge port flags of "{of.name}"')
+
+
+def device_of(socket: Socket, name: str) -> Vxlan | None:
+    """What the VXLAN device of that name is; None where the link is of another kind."""
+    found = attributes(socket.request(link.get(name))[0], 16)
+    info = attributes(found.get(link.IFLA_LINKINFO, b""))
+    data = attributes(info.get(link.IFLA_INFO_DATA, b""))
+    if IFLA_VXLAN_ID not in data:
+        return None
+    local = data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6, b"")
+    return Vxlan(U32.unpack(data[IFLA_VXLAN_ID])[0], _BE16.unpack(data[IFLA_VXLAN_PORT])[0], local)

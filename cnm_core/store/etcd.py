@@ -1,0 +1,298 @@
+"""The shared store of many hosts: etcd v3, through its JSON gateway.
+
+The gateway (etcd's documentation, "gRPC gateway") is the gRPC API in JSON over HTTP: keys
+and values in base64, 64-bit numbers as text, zero values left out. One transaction is one
+request.
+"""
+
+from binascii import Error as NotBase64
+from binascii import a2b_base64, b2a_base64
+
+from cnm_core import http, json
+from cnm_core.errors import InvalidNetworkConfig, NotAvailable
+from cnm_core.record import Record
+from cnm_core.store.shared import (
+    Change,
+    Compacted,
+    Delete,
+    Entry,
+    Put,
+    Range,
+    Unchanged,
+    Unreachable,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+# How many seconds a request may take: longer than an election of etcd (--election-timeout, 1 s).
+_PATIENCE = 5.0
+_PAUSE = 0.5
+_LIMIT = 256 << 20
+# Codes of gRPC (google.golang.org/grpc/codes) that tell of the caller, not of the store.
+_UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT, _NOT_FOUND = 16, 7, 3, 5
+
+
+class Access(Record):
+    """How to reach a store: its servers, of which any will do, and who asks."""
+
+    servers: tuple[http.Server, ...]
+    user: str = ""
+    password: str = ""
+
+
+class Refused(Exception):
+    """An error of etcd: its gRPC code and its words."""
+
+    def __init__(self, code: int, words: str) -> None:
+        super().__init__(words)
+        self.code = code
+
+
+class EtcdStore:
+    """The keys below a prefix. Tries its servers in turn until one answers."""
+
+    def __init__(
+        self, access: Access, prefix: str, loads: "Callable[[str], object]" = json.loads
+    ) -> None:
+        """`loads` reads JSON: a process that lives longer has a faster one."""
+        self._access = access
+        self._prefix = prefix
+        self._loads = loads
+        self._servers = list(access.servers)
+        self._connection = http.Connection(self._servers[0] if self._servers else http.Server())
+        self._token = ""
+        self._used = False
+
+    def get(self, key: str) -> Entry | None:
+        """A key's entry; see SharedStore."""
+        answer = self._call("/v3/kv/range", {"key": self._key(key)})
+        return next((self._entry(each) for each in _list(answer, "kvs")), None)
+
+    def range(self, prefix: str) -> Range:
+        """All keys below a prefix; see SharedStore."""
+        question = {"key": self._key(prefix), "range_end": _end(self._prefix + prefix)}
+        answer = self._call("/v3/kv/range", {**question, "sort_target": "KEY"})
+        entries = tuple(self._entry(each) for each in _list(answer, "kvs"))
+        return Range(entries, _number(_object(answer, "header"), "revision"))
+
+    def commit(
+        self, conditions: tuple[Unchanged, ...], changes: "tuple[Put | Delete, ...]"
+    ) -> int | None:
+        """Do all changes if all conditions hold; see SharedStore."""
+        compare = [
+            {
+                "key": self._key(each.key),
+                "target": "MOD",
+                "result": "EQUAL",
+                "mod_revision": str(each.revision),
+            }
+            for each in conditions
+        ]
+        success = [self._change(each) for each in changes]
+        answer = self._call("/v3/kv/txn", {"compare": compare, "success": success})
+        if answer.get("succeeded") is not True:
+            return None
+        return _number(_object(answer, "header"), "revision")
+
+    def watch(self, prefix: str, revision: int) -> "Iterator[tuple[Change, ...]]":
+        """The changes below a prefix after a revision; see SharedStore."""
+        create = {
+            "key": self._key(prefix),
+            "range_end": _end(self._prefix + prefix),
+            "start_revision": str(revision + 1),
+        }
+        for line in self._stream("/v3/watch", {"create_request": create}):
+            if not line:
+                yield ()
+                continue
+            result = _object(self._read(line), "result")
+            if result.get("canceled") is True:
+                if _number(result, "compact_revision"):
+                    raise Compacted
+                raise Unreachable(f"etcd ended a watch: {result.get('cancel_reason', '')}")
+            yield tuple(self._event(each) for each in _list(result, "events"))
+
+    def grant(self, seconds: int) -> int:
+        """A new lease; see SharedStore."""
+        return _number(self._call("/v3/lease/grant", {"TTL": str(seconds)}), "ID")
+
+    def keep_alive(self, lease: int) -> bool:
+        """Have a lease last for its whole time again; see SharedStore."""
+        answer = self._call("/v3/lease/keepalive", {"ID": str(lease)})
+        return _number(_object(answer, "result"), "TTL") > 0
+
+    def revoke(self, lease: int) -> None:
+        """End a lease; see SharedStore."""
+        try:
+            self._call("/v3/lease/revoke", {"ID": str(lease)})
+        except Refused as error:
+            if error.code != _NOT_FOUND:
+                raise
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def _change(self, change: "Put | Delete") -> dict[str, object]:
+        if isinstance(change, Delete):
+            return {"request_delete_range": {"key": self._key(change.key)}}
+        put = {"key": self._key(change.key), "value": _encode(change.value)}
+        if change.lease:
+            put["lease"] = str(change.lease)
+        return {"request_put": put}
+
+    def _key(self, key: str) -> str:
+        return _encode(self._prefix + key)
+
+    def _entry(self, fields: dict[str, object]) -> Entry:
+        key = _decode(fields.get("key")).removeprefix(self._prefix)
+        return Entry(key, _decode(fields.get("value")), _number(fields, "mod_revision"))
+
+    def _event(self, fields: dict[str, object]) -> Change:
+        entry = self._entry(_object(fields, "kv"))
+        value = None if fields.get("type") == "DELETE" else entry.value
+        return Change(entry.key, value, entry.revision)
+
+    def _call(self, target: str, question: dict[str, object]) -> dict[str, object]:
+        """The answer to a question, of the first server that gives one.
+
+        A question is asked again only where it does no harm: every change that is not
+        idempotent has a condition, which the second time would not hold.
+        """
+        failures = []
+        for _ in range(len(self._servers) + 2 if self._servers else 0):
+            try:
+                return self._ask(target, question)
+            except (http.Unanswered, http.NotHttp) as error:
+                if self._used and not isinstance(error, http.Unreachable):
+                    self._used = False  # the server may have closed it meanwhile: once more
+                    continue
+                failures.append(str(error))
+            except ValueError as error:  # files of the server's trust
+                raise InvalidNetworkConfig(f"store: {error}") from None
+            except Refused as error:
+                if error.code == _UNAUTHENTICATED and self._token:
+                    self._token = ""  # it has run out: once more, with a new one
+                    continue
+                if error.code in (_UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT):
+                    raise _refusal(error, self._access.user) from None
+                if error.code == _NOT_FOUND:
+                    raise
+                failures.append(f"{self._servers[0]}: {error}")
+            if len(failures) == len(self._servers):
+                break
+            self._take_next_server()
+        raise Unreachable(
+            f"etcd cannot be reached: {'; '.join(failures) or 'no server is known'}",
+            details="traffic of containers goes on without it; try again when it is back",
+        )
+
+    def _ask(self, target: str, question: dict[str, object]) -> dict[str, object]:
+        headers = self._authorization()
+        body = json.dumps(question).encode()
+        answer = self._connection.request(
+            "POST", target, body, headers, seconds=_PATIENCE, limit=_LIMIT
+        )
+        self._used = True
+        fields = self._read(answer.body)
+        if answer.status != 200:
+            raise Refused(_number(fields, "code"), str(fields.get("message", answer.reason)))
+        return fields
+
+    def _stream(self, target: str, question: dict[str, object]) -> "Iterator[bytes]":
+        """The lines of an answer without end, b"" where none came for a while."""
+        connection = http.Connection(self._servers[0])
+        rest = b""
+        try:
+            body = json.dumps(question).encode()
+            for piece in connection.stream(
+                "POST", target, body, self._authorization(), seconds=_PATIENCE, pause=_PAUSE
+            ):
+                *lines, rest = (rest + piece).split(b"\n")
+                yield from lines
+                if not piece:
+                    yield b""
+        except (http.Unanswered, http.NotHttp) as error:
+            self._take_next_server()
+            raise Unreachable(f"etcd's watch broke off: {error}") from None
+        finally:
+            connection.close()
+
+    def _authorization(self) -> dict[str, str]:
+        if not self._access.user:
+            return {}
+        if not self._token:
+            question = {"name": self._access.user, "password": self._access.password}
+            answer = self._connection.request(
+                "POST", "/v3/auth/authenticate", json.dumps(question).encode(), seconds=_PATIENCE
+            )
+            fields = self._read(answer.body)
+            if answer.status != 200:
+                raise Refused(_number(fields, "code"), str(fields.get("message", "")))
+            self._token = str(fields.get("token", ""))
+        return {"Authorization": self._token}
+
+    def _read(self, body: bytes) -> dict[str, object]:
+        try:
+            fields = self._loads(body.decode())
+        except ValueError as error:
+            raise http.NotHttp(f"{self._servers[0]} sent no JSON: {error}") from None
+        if type(fields) is not dict:
+            raise http.NotHttp(f"{self._servers[0]} sent {json.shorten(fields)}")
+        return fields
+
+    def _take_next_server(self) -> None:
+        self._connection.close()
+        self._servers.append(self._servers.pop(0))
+        self._connection = http.Connection(self._servers[0])
+        self._token, self._used = "", False
+
+
+def _refusal(error: Refused, user: str) -> NotAvailable:
+    asked = f'user "{user}"' if user else "a client without a user"
+    return NotAvailable(
+        f"etcd refuses {asked}: {error}",
+        details="check store.user, store.passwordFile and the roles of that user in etcd",
+    )
+
+
+def _encode(text: str) -> str:
+    return b2a_base64(text.encode(), newline=False).decode()
+
+
+def _decode(text: object) -> str:
+    try:
+        return a2b_base64(str(text or "")).decode("utf-8", "replace")
+    except NotBase64:
+        return ""
+
+
+def _end(prefix: str) -> str:
+    """The first key after all that begin with a prefix."""
+    return _encode(prefix[:-1] + chr(ord(prefix[-1]) + 1))
+
+
+def _number(fields: dict[str, object], key: str) -> int:
+    """A number, which is text where it may have 64 bits, and left out where it is 0."""
+    value = fields.get(key, 0)
+    if isinstance(value, int):
+        return value
+    if isinstance(value, str) and value.isdigit():
+        return int(value)
+    raise http.NotHttp(f"{json.shorten(value)} instead of a number for {key}")
+
+
+def _object(fields: dict[str, object], key: str) -> dict[str, object]:
+    value = fields.get(key, {})
+    if type(value) is not dict:
+        raise http.NotHttp(f"{json.shorten(value)} instead of an object for {key}")
+    return value
+
+
+def _list(fields: dict[str, object], key: str) -> list[dict[str, object]]:
+    value = fields.get(key, [])
+    if type(value) is not list or not all(type(each) is dict for each in value):
+        raise http.NotHttp(f"{json.shorten(value)} instead of a list for {key}")
+    return value

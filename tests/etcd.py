@@ -1,0 +1,106 @@
+"""A real etcd, in the network namespace of whoever starts it."""
+
+import json
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.certificates import Identity
+from tests.iproute import HOST, Netns
+
+_PATIENCE = 30  # seconds
+
+
+@dataclass
+class Etcd:
+    """One server with a directory of its own; it may be stopped, killed and started again."""
+
+    directory: Path
+    address: str = "127.0.0.1"
+    port: int = 2379
+    netns: Netns = HOST
+    identity: Identity | None = None
+    authority: Identity | None = None
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients find it."""
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{'https' if self.identity else 'http'}://{host}:{self.port}"
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        peer = self.url.replace("https", "http").replace(f":{self.port}", f":{self.port + 1}")
+        command = [
+            *(["ip", "netns", "exec", self.netns.name] if self.netns.name else []),
+            "etcd",
+            f"--data-dir={self.directory}",
+            f"--listen-client-urls={self.url}",
+            f"--advertise-client-urls={self.url}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+            "--unsafe-no-fsync",
+            *self._tls_arguments(),
+        ]
+        with (self.directory.parent / f"{self.directory.name}.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + _PATIENCE
+        while not self._answers():
+            assert self._process.poll() is None, "etcd ended"
+            assert time.monotonic() < deadline, "etcd does not answer"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it in its own way."""
+        self._end(kill=False)
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self._end(kill=True)
+
+    def call(self, target: str, **question: object) -> dict[str, object]:
+        """The answer to a request of the JSON gateway."""
+        with self.netns.entered():
+            request = urllib.request.Request(self.url + target, json.dumps(question).encode())
+            with urllib.request.urlopen(
+                request, timeout=_PATIENCE, context=self._context()
+            ) as answer:
+                fields: dict[str, object] = json.load(answer)
+                return fields
+
+    def _tls_arguments(self) -> list[str]:
+        """Have clients show certificates of the authority, too."""
+        if self.identity is None or self.authority is None:
+            return []
+        return [
+            f"--cert-file={self.identity.certificate}",
+            f"--key-file={self.identity.key}",
+            f"--trusted-ca-file={self.authority.certificate}",
+            "--client-cert-auth",
+        ]
+
+    def _context(self) -> ssl.SSLContext | None:
+        if self.identity is None or self.authority is None:
+            return None
+        context = ssl.create_default_context(cafile=self.authority.certificate)
+        context.load_cert_chain(self.identity.certificate, self.identity.key)
+        return context
+
+    def _answers(self) -> bool:
+        try:
+            self.call("/v3/maintenance/status")
+        except (OSError, urllib.error.URLError):
+            return False
+        return True
+
+    def _end(self, *, kill: bool) -> None:
+        if self._process is not None:
+            self._process.kill() if kill else self._process.terminate()
+            self._process.wait(_PATIENCE)
+            self._process = None

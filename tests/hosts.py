@@ -1,0 +1,206 @@
+"""Network namespaces as the hosts of an overlay, on one underlay, with one etcd."""
+
+import json
+import signal
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests import cni
+from tests.etcd import Etcd
+from tests.iproute import HOST, Netns
+
+UNDERLAY, ETCD_ADDRESS = "under0", "10.99.0.254"
+_PATIENCE = 30  # seconds
+
+
+@dataclass
+class Host:
+    """One host: a namespace with an address on the underlay, and directories of its own."""
+
+    number: int
+    netns: Netns
+    directory: Path
+    bin: Path
+    etcd: Etcd
+    overrides: dict[str, Any] = field(default_factory=dict)
+    _agent: subprocess.Popen[bytes] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the node."""
+        return f"host-{self.number}"
+
+    @property
+    def address(self) -> str:
+        """Its address on the underlay: its VTEP."""
+        return f"10.99.0.{self.number}"
+
+    def network(self, name: str = "blue", **members: Any) -> cni.Config:
+        """The configuration of an overlay network as this host has it."""
+        return {
+            "cniVersion": cni.NEWEST,
+            "name": name,
+            "type": "overlay",
+            "store": {"endpoints": [self.etcd.url]},
+            "node": self.name,
+            "underlay": self.address,
+            "subnets": [{"subnet": "10.7.0.0/24"}],
+            "stateDir": str(self.directory / "run"),
+            "dataDir": str(self.directory / "lib"),
+            **self.overrides,
+            **members,
+        }
+
+    def call(
+        self, command: str, config: cni.Config, sandbox: Netns, ifname: str = "eth0", **more: Any
+    ) -> cni.Outcome:
+        """Run the plugin on this host for a container."""
+        variables = {"ifname": ifname, "path": str(self.bin), **more}
+        if command not in ("GC", "STATUS"):
+            variables |= {"container_id": f"id-{sandbox.name}", "netns": sandbox.path}
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.netns.name, self.bin / "overlay"],
+            input=cni.encoded(config),
+            capture_output=True,
+            env=cni.environment(command, **variables),
+            timeout=_PATIENCE,
+            check=False,
+        )
+        return cni.Outcome(done.returncode, done.stdout, done.stderr)
+
+    def add(self, sandbox: Netns, config: cni.Config | None = None, **more: Any) -> cni.Config:
+        """ADD, which must succeed; its result."""
+        return self.call("ADD", config or self.network(), sandbox, **more).result()
+
+    def delete(self, sandbox: Netns, config: cni.Config | None = None, **more: Any) -> None:
+        """DEL, which must succeed."""
+        self.call("DEL", config or self.network(), sandbox, **more).silent()
+
+    def check(self, sandbox: Netns, result: cni.Config, **members: Any) -> cni.Outcome:
+        """CHECK with that result as prevResult."""
+        return self.call("CHECK", self.network(prevResult=result, **members), sandbox)
+
+    def start_agent(self) -> None:
+        """Run `cnm agent` on this host, and wait until it has read the store."""
+        self.directory.mkdir(exist_ok=True)
+        config = self.directory / "agent.json"
+        fields = ("store", "node", "underlay", "stateDir", "dataDir")
+        document = self.network()
+        config.write_text(json.dumps({key: document[key] for key in fields}))
+        with self.log.open("ab") as log:
+            inside = ["ip", "netns", "exec", self.netns.name]
+            command = [*inside, self.bin / "cnm", "agent", "--config", config]
+            self._agent = subprocess.Popen(command, stdout=log, stderr=log)
+        self.await_event("store-up")
+
+    def stop_agent(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """End the agent by a signal; its exit code."""
+        assert self._agent is not None
+        self._agent.send_signal(number)
+        code = self._agent.wait(_PATIENCE)
+        self._agent = None
+        return code
+
+    def await_event(self, event: str) -> None:
+        """Wait until this agent has said that something happened."""
+        assert self._agent is not None
+        deadline = time.monotonic() + _PATIENCE
+        while event not in self.events():
+            assert self._agent.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def events(self) -> list[str]:
+        """What the agents of this host have said since the last start."""
+        lines = self.log.read_text().splitlines()
+        names = [json.loads(line)["event"] for line in lines if line.startswith("{")]
+        starts = [at for at, name in enumerate(names) if name == "started"]
+        return names[starts[-1] :] if starts else []
+
+    @property
+    def log(self) -> Path:
+        """Where the agent's lines go."""
+        return self.directory / "agent.log"
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body of the agent's answer to an HTTP request."""
+        with self.netns.entered():
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:9475{path}", timeout=5) as answer:
+                    return answer.status, answer.read().decode()
+            except urllib.error.HTTPError as error:
+                return error.code, error.read().decode()
+
+    def entries(self, vni: int = 4097) -> set[tuple[str, ...]]:
+        """Static entries: ("neighbour", IP, MAC), ("port", MAC) and ("vtep", MAC, VTEP)."""
+        bridge, device = f"ov-{vni:06x}", f"vx-{vni:06x}"
+        if bridge not in self.netns.links():
+            return set()
+        found: set[tuple[str, ...]] = set()
+        for each in self.netns.query("neigh", "show", "dev", bridge, "nud", "permanent"):
+            if not each["dst"].startswith("ff"):
+                found.add(("neighbour", each["dst"], each["lladdr"]))
+        if device not in self.netns.links():
+            return found
+        listed = self.netns.run(["bridge", "fdb", "show", "dev", device])
+        for words in map(str.split, listed.splitlines()):
+            if "dst" in words and words[0] != "00:00:00:00:00:00":
+                found.add(("vtep", words[0], words[words.index("dst") + 1]))
+            elif "static" in words and "master" in words:
+                found.add(("port", words[0]))
+        return found
+
+
+@contextmanager
+def cluster(count: int, directory: Path, cni_bin: Path) -> Iterator[tuple[list[Host], Etcd]]:
+    """Hosts on one underlay bridge in the caller's namespace, where etcd listens too."""
+    HOST.ip("link", "add", UNDERLAY, "type", "bridge")
+    HOST.ip("addr", "add", f"{ETCD_ADDRESS}/24", "dev", UNDERLAY)
+    HOST.ip("link", "set", UNDERLAY, "up")
+    etcd = Etcd(directory / "etcd", address=ETCD_ADDRESS)
+    hosts: list[Host] = []
+    try:
+        etcd.start()
+        for number in range(1, count + 1):
+            hosts.append(_host(number, directory, cni_bin, etcd))
+        yield hosts, etcd
+    finally:
+        for each in hosts:
+            if each._agent is not None:
+                each.stop_agent(signal.SIGKILL)
+        etcd.kill()
+        for each in hosts:
+            HOST.ip("netns", "delete", each.netns.name)
+        HOST.ip("link", "delete", UNDERLAY)
+
+
+def _host(number: int, directory: Path, cni_bin: Path, etcd: Etcd) -> Host:
+    netns = Netns(f"node-{number}")
+    HOST.ip("netns", "add", netns.name)
+    host = Host(number, netns, directory / f"host-{number}", cni_bin, etcd)
+    port = f"port{number}"
+    HOST.ip("link", "add", port, "type", "veth", "peer", "name", "uplink", "netns", netns.name)
+    HOST.ip("link", "set", port, "master", UNDERLAY, "up")
+    netns.ip("addr", "add", f"{host.address}/24", "dev", "uplink")
+    netns.ip("link", "set", "lo", "up")
+    netns.ip("link", "set", "uplink", "up")
+    return host
+
+
+def remote_rows(endpoints: dict[str, tuple[Host, str]], host: Host) -> set[tuple[str, ...]]:
+    """What a host's entries must be: address → (its host, its MAC) of every endpoint."""
+    wanted: set[tuple[str, ...]] = set()
+    for ip, (where, mac) in endpoints.items():
+        if where.name != host.name:
+            wanted |= {("neighbour", ip, mac), ("port", mac), ("vtep", mac, where.address)}
+    return wanted
+
+
+Sandboxes = Callable[[], Netns]

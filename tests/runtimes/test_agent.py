@@ -1,0 +1,175 @@
+"""`cnm agent` on each of three hosts, with a real etcd."""
+
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import cni
+from tests.etcd import Etcd
+from tests.hosts import Host, Sandboxes, cluster, remote_rows
+
+_PATIENCE = 20  # seconds
+
+
+@pytest.fixture
+def hosts(node: None, tmp_path: Path, cni_bin: Path) -> Iterator[list[Host]]:
+    """Three hosts whose agents run."""
+    with cluster(3, tmp_path, cni_bin) as (found, _):
+        for host in found:
+            host.start_agent()
+        yield found
+
+
+@pytest.fixture
+def etcd(hosts: list[Host]) -> Etcd:
+    """Their etcd."""
+    return hosts[0].etcd
+
+
+class Endpoints:
+    """The endpoints that were made, on which host each, and with which MAC address."""
+
+    def __init__(self, netns: Sandboxes) -> None:
+        self.netns = netns
+        self.made: dict[str, tuple[Host, str]] = {}
+        self.sandboxes: dict[str, tuple[Host, object]] = {}
+
+    def add(self, host: Host) -> str:
+        """Another endpoint on a host; its address."""
+        sandbox = self.netns()
+        result = host.add(sandbox)
+        (address,) = cni.addresses(result)
+        mac = next(each["mac"] for each in result["interfaces"] if each.get("sandbox"))
+        self.made[address] = host, mac
+        self.sandboxes[address] = host, sandbox
+        return address
+
+    def delete(self, address: str) -> None:
+        """Remove an endpoint."""
+        host, sandbox = self.sandboxes.pop(address)
+        host.delete(sandbox)  # type: ignore[arg-type]
+        del self.made[address]
+
+    def reaches(self, one: str, other: str) -> bool:
+        """Whether the container of one address reaches another."""
+        return bool(self.sandboxes[one][1].reaches(other))  # type: ignore[attr-defined]
+
+    def settle(self, *hosts: Host) -> None:
+        """Wait until the entries of hosts are what the endpoints ask for, no more and no less."""
+        deadline = time.monotonic() + _PATIENCE
+        for host in hosts:
+            while (found := host.entries()) != (wanted := remote_rows(self.made, host)):
+                assert time.monotonic() < deadline, (found - wanted, wanted - found)
+                time.sleep(0.02)
+
+
+@pytest.fixture
+def endpoints(netns: Sandboxes) -> Endpoints:
+    """No endpoints yet."""
+    return Endpoints(netns)
+
+
+def test_follows(hosts: list[Host], endpoints: Endpoints) -> None:
+    """What is added on one host is reachable from the others, and what is removed is forgotten."""
+    addresses = [endpoints.add(host) for host in hosts]
+    endpoints.settle(*hosts)
+    assert all(endpoints.reaches(one, two) for one in addresses for two in addresses)
+    endpoints.delete(addresses[0])
+    endpoints.settle(*hosts[1:])
+
+
+def test_repairs(hosts: list[Host], endpoints: Endpoints) -> None:
+    """A VXLAN device that somebody deleted is made anew, with its entries."""
+    for host in hosts:
+        endpoints.add(host)
+    endpoints.settle(*hosts)
+    hosts[0].netns.ip("link", "del", "vx-001001")
+    endpoints.settle(*hosts)
+    one, two, _ = endpoints.made
+    assert endpoints.reaches(one, two)
+
+
+def test_killed_agent(hosts: list[Host], endpoints: Endpoints) -> None:
+    """While an agent is dead traffic goes on; when it is back it has missed nothing."""
+    for host in hosts:
+        endpoints.add(host)
+    endpoints.settle(*hosts)
+    hosts[0].stop_agent(signal.SIGKILL)
+    one, two, three = endpoints.made
+    assert endpoints.reaches(one, two)
+    endpoints.add(hosts[1])
+    endpoints.delete(three)
+    hosts[0].start_agent()
+    endpoints.settle(hosts[0], hosts[1])
+
+
+def test_stops(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
+    """SIGTERM ends the agent and its lease, and leaves traffic alone."""
+    one, two = (endpoints.add(host) for host in hosts[:2])
+    endpoints.settle(*hosts[:2])
+    assert alive(etcd) == {"host-1", "host-2", "host-3"}
+    assert hosts[0].stop_agent() == 0
+    assert alive(etcd) == {"host-2", "host-3"}
+    assert endpoints.reaches(one, two)
+    assert hosts[0].events()[-1] == "stopped"
+
+
+def test_etcd_killed(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
+    """While etcd is dead DEL works and is journaled; when it is back all hosts agree again."""
+    one, two, three = (endpoints.add(host) for host in hosts)
+    endpoints.settle(*hosts)
+    etcd.kill()
+    endpoints.delete(three)
+    hosts[0].await_event("store-down")
+    assert hosts[0].get("/healthz")[0] == 503
+    assert endpoints.reaches(one, two)
+    etcd.start()
+    endpoints.add(hosts[1])
+    endpoints.settle(*hosts[:2])
+    assert hosts[0].get("/healthz") == (200, "ok\n")
+
+
+def test_compacted(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
+    """What etcd compacted while an agent could not listen is made up for."""
+    endpoints.add(hosts[0])
+    endpoints.settle(hosts[0])
+    assert hosts[0]._agent is not None
+    hosts[0]._agent.send_signal(signal.SIGSTOP)
+    hosts[0].netns.ip("link", "set", "uplink", "down")
+    for _ in range(3):
+        endpoints.add(hosts[1])
+    answer = etcd.call("/v3/kv/range", key="YQ==")
+    header = answer["header"]
+    assert isinstance(header, dict)
+    etcd.call("/v3/kv/compaction", revision=header["revision"])
+    hosts[0].netns.ip("link", "set", "uplink", "up")
+    hosts[0]._agent.send_signal(signal.SIGCONT)
+    endpoints.settle(hosts[0])
+
+
+def test_metrics(hosts: list[Host], endpoints: Endpoints) -> None:
+    """Prometheus' text has the network with its endpoints."""
+    endpoints.add(hosts[0])
+    deadline = time.monotonic() + _PATIENCE
+    while 'cnm_agent_endpoints{network="blue"} 1' not in hosts[0].get("/metrics")[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "cnm_agent_store_up 1" in hosts[0].get("/metrics")[1]
+    assert hosts[0].get("/")[0] == 404
+
+
+def alive(etcd: Etcd) -> set[str]:
+    """The hosts that the store has as alive."""
+    command = ["etcdctl", f"--endpoints={etcd.url}", "get", "--prefix", "--keys-only"]
+    done = subprocess.run(
+        [*command, "cnm/v1/default/alive/"],
+        env={"ETCDCTL_API": "3", "PATH": cni.SEARCH_PATH},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {line.rpartition("/")[2] for line in done.stdout.split()}
