@@ -26,6 +26,13 @@ LEFT_OUT = ("apt-get ", "make demo", "make test")
 # Directories that the commands write to, each empty in the sandbox.
 WRITTEN = ("/opt", "/usr/local", "/etc/cni", "/run", "/var/lib/cni", "/var/lib/cnm", "/tmp/root")
 
+UPLINK = """\
+ip link set lo up
+ip link add eth0 up type veth peer name outside
+ip link set outside up
+ip addr add 192.0.2.2/24 dev eth0
+"""
+
 
 def commands_of(page: str) -> str:
     """The commands of a page's blocks, as one script that says where it fails."""
@@ -35,7 +42,7 @@ def commands_of(page: str) -> str:
 
 
 def in_sandbox(script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as root of an empty host: no network, and no file of it stays."""
+    """Run a script as root of an empty host: a link, no way out, and no file of it stays."""
     mounts = "\n".join(f"mount -t tmpfs -o mode=0755 tmpfs {each}" for each in WRITTEN)
     made = [Path(each) for each in WRITTEN if not Path(each).exists()]
     for each in made:
@@ -43,7 +50,7 @@ def in_sandbox(script: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
             ["unshare", "--net", "--mount", "--propagation", "private", "bash"],
-            input=f"set -eu\n{mounts}\nip link set lo up\ncd {ROOT}\nset -x\n{script}\n",
+            input=f"set -eu\n{mounts}\n{UPLINK}cd {ROOT}\nset -x\n{script}\n",
             capture_output=True,
             text=True,
             check=False,
