@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests import cni
-from tests.iproute import Netns
+from tests.iproute import HOST, Netns
 
 FAILED, USAGE, NOT_FOUND, IN_THE_WAY, INVALID, INTERRUPTED = 1, 2, 3, 4, 5, 130
 
@@ -40,11 +40,13 @@ class Cnm:
     networks: Path
     plugins: str
     pools: Path
+    agent: Path
+    netns: Netns = HOST
 
     def call(self, *words: str, stdin: str = "") -> Done:
         """Run it to its end."""
         done = subprocess.run(
-            [self.binary, *words],
+            [*self._inside, self.binary, *words],
             env=self._environment,
             input=stdin,
             capture_output=True,
@@ -92,7 +94,7 @@ class Cnm:
         if binary is None:
             pytest.fail("cnitool is missing: run make tools")
         done = subprocess.run(
-            [binary, command, name, netns],
+            [*self._inside, binary, command, name, netns],
             env={**self._environment, "NETCONFPATH": str(self.networks), **variables},
             capture_output=True,
             text=True,
@@ -119,4 +121,10 @@ class Cnm:
             "CNI_PATH": self.plugins,
             "CNI_CONF_DIR": str(self.networks),
             "CNM_POOLS": str(self.pools),
+            "CNM_AGENT_CONFIG": str(self.agent),
         }
+
+    @property
+    def _inside(self) -> list[str]:
+        """What runs a command on the host that this one is of."""
+        return ["ip", "netns", "exec", self.netns.name] if self.netns.name else []

@@ -116,8 +116,8 @@ def executable(cni_bin: Path) -> Callable[[str], Path]:
 @pytest.fixture
 def cnm(executable: Callable[[str], Path], cni_bin: Path, tmp_path: Path) -> Cnm:
     """The built command line, with no network yet."""
-    networks, pools = tmp_path / "net.d", tmp_path / "pools.json"
-    return Cnm(executable("cnm"), networks, str(cni_bin), pools)
+    networks, pools, agent = (tmp_path / name for name in ("net.d", "pools.json", "agent.json"))
+    return Cnm(executable("cnm"), networks, str(cni_bin), pools, agent)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import cni
+from tests.commands import Cnm
 from tests.etcd import Etcd
 from tests.iproute import HOST, Netns
 
@@ -87,13 +88,24 @@ class Host:
         """CHECK with that result as prevResult."""
         return self.call("CHECK", self.network(prevResult=result, **members), sandbox)
 
-    def start_agent(self) -> None:
-        """Run `cnm agent` on this host, and wait until it has read the store."""
+    def write_config(self) -> Path:
+        """Write the agent's configuration; where."""
         self.directory.mkdir(exist_ok=True)
         config = self.directory / "agent.json"
         fields = ("store", "node", "underlay", "stateDir", "dataDir")
         document = self.network()
         config.write_text(json.dumps({key: document[key] for key in fields}))
+        return config
+
+    def cnm(self) -> Cnm:
+        """The command line on this host, with a directory of networks of its own."""
+        networks, pools = self.directory / "net.d", self.directory / "pools.json"
+        config = self.write_config()
+        return Cnm(self.bin / "cnm", networks, str(self.bin), pools, config, self.netns)
+
+    def start_agent(self) -> None:
+        """Run `cnm agent` on this host, and wait until it has read the store."""
+        config = self.write_config()
         with self.log.open("ab") as log:
             inside = ["ip", "netns", "exec", self.netns.name]
             command = [*inside, self.bin / "cnm", "agent", "--config", config]

@@ -70,20 +70,32 @@ class Conflist:
         return kind
 
     @property
+    def is_overlay(self) -> bool:
+        """Whether it is a network over many hosts."""
+        return self.driver == "overlay"
+
+    @property
+    def scope(self) -> str:
+        """Docker's word for how far it reaches: local or global."""
+        return "global" if self.is_overlay else "local"
+
+    @property
     def ipam(self) -> Document:
         """Its `ipam` object, {} where it has none."""
         return _object(self.driver_config, "ipam")
 
     @property
     def ranges(self) -> list[Document]:
-        """Objects with a `subnet` among what `ipam` has: host-local's, which others use too."""
+        """Objects with a `subnet`: those of `ipam` in host-local's words, and an overlay's."""
         pools = _objects(self.ipam.get("pools"))  # of a remote IPAM driver
+        if self.is_overlay:
+            pools = _objects(self.driver_config.get("subnets"))
         found = [self.ipam, *_ranges(self.ipam.get("ranges")), *pools]
         return [each for each in found if each.get("subnet")]
 
     @cached_property
     def subnets(self) -> tuple[str, ...]:
-        """The networks in CIDR notation that `ipam` takes addresses from, each once."""
+        """The networks in CIDR notation that it takes addresses from, each once."""
         static = (each.get("address") for each in _objects(self.ipam.get("addresses")))
         return tuple(dict.fromkeys(_networks([*(each["subnet"] for each in self.ranges), *static])))
 

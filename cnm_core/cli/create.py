@@ -1,66 +1,35 @@
 """`cnm network create`: a network's file, made of options that Docker has too."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import click
-from netaddr import IPNetwork
 from pydantic import BaseModel
 
-from cnm_core.cli import drivers, options, output, pools
+from cnm_core.cli import create_overlay, drivers, options, output, pools
+from cnm_core.cli.agent_config import agent_option
 from cnm_core.cli.conflists import OURS, Conflist, Directory, exists, timestamp
 from cnm_core.cli.main import IN_THE_WAY, INVALID, Failure
 from cnm_core.cli.network import directory_option
 from cnm_core.cli.plugins import find_executable, path_option
-from cnm_core.cli.subnets import Subnet, check_subnet, first_address, is_any, sort_out
+from cnm_core.cli.subnets import Subnet, check_subnet, first_address, sort_out
+from cnm_core.cli.wanted import DHCP, HOST_LOCAL, NONE, SINGLE, STATIC, Wanted
 from cnm_core.cni.pools import REMOTE
 from cnm_core.config import formats
 from cnm_core.ipam import docker_plugin
 from cnm_core.model import EndpointOptions
 from cnm_core.schema import conflist
 from cnm_core.schema.plugins import PLUGINS
-from cnm_core.schema.pools import PoolConfig
 
 # containerd 1.6 and podman 4 refuse results of 1.1.0.
 CNI_VERSION = "1.0.0"
-HOST_LOCAL, STATIC, DHCP, NONE = "host-local", "static", "dhcp", "none"
 _IPAM_NAMES = {"default": HOST_LOCAL, "null": NONE}
-# Of these drivers a host has one network, which has no addresses of its own.
-_SINGLE = ("host", "none")
 # Their subnets are those of a network outside, which the host itself may be part of.
 _OUTSIDE = ("macvlan", "ipvlan")
-_ANY_IPV4, _ANY_IPV6 = "0.0.0.0/0", "::/0"
 _DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What was asked for on the command line."""
-
-    name: str
-    driver: str
-    subnets: tuple[str, ...]
-    ip_ranges: tuple[str, ...]
-    gateways: tuple[str, ...]
-    aux_addresses: dict[str, str]
-    ipv4: bool
-    ipv6: bool
-    internal: bool
-    ipam_driver: str
-    ipam_options: dict[str, str]
-    options: dict[str, str]
-    labels: dict[str, str]
-    is_remote: bool
-
-    @property
-    def id(self) -> str:
-        """The network's ID."""
-        return sha256(self.name.encode()).hexdigest()
 
 
 @click.command("create")
@@ -147,6 +116,7 @@ class Wanted:
     show_envvar=True,
     help="Where default pools are said.",
 )
+@agent_option
 @click.argument("name")
 def create(
     directory: Directory,
@@ -156,13 +126,15 @@ def create(
     driver_options: dict[str, str],
     mtu: str | None,
     pools_file: Path,
+    agent_file: Path,
     ipam_driver: str,
     **given: Any,
 ) -> None:
     """Make a network and print its ID.
 
     The network is a file that runtimes take as it is; the kernel has nothing of it before
-    the first container.
+    the first container. An overlay is made known to the cluster as well; one that the cluster
+    has already gets its file on this host.
     """
     _check_name(name)
     if mtu is not None:
@@ -179,8 +151,14 @@ def create(
     with directory:
         networks, _ = directory.read()
         _refuse_taken(wanted, networks, directory)
-        document = _document(wanted, _subnets(wanted, networks, pools_file))
+        if wanted.driver == "overlay":
+            plugin = create_overlay.plugin(wanted, networks, agent_file, pools_file)
+        else:
+            plugin = _plugin(wanted, _subnets(wanted, networks, pools_file))
+        document = _document(wanted, plugin)
         _validate(document, networks)
+        if wanted.driver == "overlay":
+            document["plugins"] = [create_overlay.register(name, plugin)]
         directory.write(document)
     click.echo(wanted.id)
     for missing in _missing(document["plugins"][0], path):
@@ -208,7 +186,7 @@ def _refuse_taken(wanted: Wanted, networks: list[Conflist], directory: Directory
     for each in networks:
         if each.name == wanted.name:
             raise exists(each.name, each.path)
-        if each.driver == wanted.driver and wanted.driver in _SINGLE:
+        if each.driver == wanted.driver and wanted.driver in SINGLE:
             raise Failure(
                 f'only one instance of "{wanted.driver}" network is allowed, '
                 f'and there is "{each.name}" ({each.path})',
@@ -220,22 +198,15 @@ def _refuse_taken(wanted: Wanted, networks: list[Conflist], directory: Directory
 def _subnets(wanted: Wanted, networks: list[Conflist], pools_file: Path) -> list[Subnet]:
     """The subnets that are asked for, and those that default pools give."""
     _refuse_needless(wanted)
-    texts = [*wanted.subnets, *_any_subnets(wanted)]
-    if not texts:
-        return sort_out((), wanted.ip_ranges, wanted.gateways, wanted.aux_addresses)
-    for text in texts:
+    for text in wanted.subnets:
         check_subnet(text)
-    used, host = pools.in_use_by_networks(networks), pools.in_use_by_host()
-    bridge = str(_keys(wanted).get("bridge", ""))
-    found = []
-    for text in sorted(texts, key=is_any):  # what is given before what is chosen
-        if is_any(text):
-            found.append(_choose(text, pools.load(pools_file), used + host))
-        else:
-            on_host = [] if wanted.driver in _OUTSIDE else host
-            pools.refuse_overlap(text, used + on_host, bridge=bridge)
-            found.append(text)
-        used.append(pools.Use(IPNetwork(found[-1]), f"{found[-1]} of the same network"))
+    found = pools.settle(
+        [*wanted.subnets, *wanted.any_subnets(wanted.subnets)],
+        pools_file,
+        pools.in_use_by_networks(networks),
+        bridge=str(wanted.keys().get("bridge", "")),
+        outside=wanted.driver in _OUTSIDE,
+    )
     sorted_out = sort_out(found, wanted.ip_ranges, wanted.gateways, wanted.aux_addresses)
     if wanted.driver == "bridge" and not wanted.is_remote:
         for each in sorted_out:
@@ -245,7 +216,7 @@ def _subnets(wanted: Wanted, networks: list[Conflist], pools_file: Path) -> list
 
 def _refuse_needless(wanted: Wanted) -> None:
     """Refuse what says addresses where there are none, or none that we give."""
-    if wanted.driver in _SINGLE:
+    if wanted.driver in SINGLE:
         who = f"the {wanted.driver} driver"
     elif wanted.ipam_driver in (NONE, STATIC, DHCP):
         who = f"the IPAM driver {wanted.ipam_driver}"
@@ -257,34 +228,13 @@ def _refuse_needless(wanted: Wanted) -> None:
         ("--gateway", wanted.gateways),
         ("--aux-address", wanted.aux_addresses),
         ("--ipv6", wanted.ipv6),
-        ("--internal", wanted.internal and wanted.driver in _SINGLE),
+        ("--internal", wanted.internal and wanted.driver in SINGLE),
     ):
         if given:
             raise Failure(f"{option}: {who} takes no such option", advice=f"leave {option} out")
 
 
-def _any_subnets(wanted: Wanted) -> Iterator[str]:
-    """A subnet of any place for each IP version that has none; others than us choose theirs."""
-    if wanted.driver in _SINGLE or wanted.ipam_driver != HOST_LOCAL:
-        return
-    if wanted.ipv4 and all(":" in each for each in wanted.subnets):
-        yield _ANY_IPV4
-    if wanted.ipv6 and not any(":" in each for each in wanted.subnets):
-        yield _ANY_IPV6
-
-
-def _choose(text: str, of_pools: dict[int, list[PoolConfig]], used: list[pools.Use]) -> str:
-    size = int(text.partition("/")[2])
-    return pools.choose(of_pools[6 if ":" in text else 4], used, size or None)
-
-
-def _keys(wanted: Wanted) -> dict[str, Any]:
-    """The keys of the driver's configuration that were given."""
-    model = PLUGINS[wanted.driver].models[-1]
-    return options.keys_of(wanted.driver, wanted.options, model)
-
-
-def _document(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
+def _document(wanted: Wanted, plugin: dict[str, Any]) -> dict[str, Any]:
     """The file: the plugin that runtimes call, and beside it what only we know."""
     about = {
         "created": timestamp(datetime.now(UTC)),
@@ -297,14 +247,14 @@ def _document(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
         "cniVersion": CNI_VERSION,
         "name": wanted.name,
         OURS: {key: value for key, value in about.items() if value},
-        "plugins": [_plugin(wanted, subnets)],
+        "plugins": [plugin],
     }
 
 
 def _plugin(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
     plugin: dict[str, Any] = {"type": wanted.driver}
-    if wanted.driver in _SINGLE:
-        return plugin | _keys(wanted)
+    if wanted.driver in SINGLE:
+        return plugin | wanted.keys()
     addressed = wanted.ipam_driver != NONE
     if wanted.driver == "bridge":
         plugin |= _bridge(wanted, addressed=addressed)
@@ -313,7 +263,7 @@ def _plugin(wanted: Wanted, subnets: Sequence[Subnet]) -> dict[str, Any]:
         capabilities.append("ips")
     if wanted.driver == "bridge" and addressed and not wanted.internal:
         capabilities.append("portMappings")
-    plugin |= _keys(wanted)
+    plugin |= wanted.keys()
     if wanted.internal:
         plugin["internal"] = True
     if capabilities:

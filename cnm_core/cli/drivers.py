@@ -17,6 +17,7 @@ DRIVERS = {
     "bridge": "cnm_core.drivers.bridge:Bridge",
     "macvlan": "cnm_core.drivers.macvlan:Macvlan",
     "ipvlan": "cnm_core.drivers.ipvlan:Ipvlan",
+    "overlay": "cnm_core.drivers.overlay:Overlay",
     "host": "cnm_core.drivers.host:Host",
     "none": "cnm_core.drivers.none:Isolated",
 }

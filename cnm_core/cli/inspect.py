@@ -5,10 +5,11 @@ from typing import Any
 
 import click
 
-from cnm_core.cli import endpoints, pool_use
+from cnm_core.cli import endpoints, overlays, pool_use
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.endpoints import Attached
 from cnm_core.cli.network import directory_option
+from cnm_core.cli.overlays import Seen
 from cnm_core.cni.pools import REMOTE
 
 _IPAM_NAMES = {"host-local": "default", "": "null"}
@@ -25,12 +26,14 @@ def inspect(directory: Directory, names: tuple[str, ...]) -> None:
 
 def _describe(network: Conflist) -> dict[str, Any]:
     attached = endpoints.of_network(network)
-    pools = pool_use.pools_of(network)
+    overlay = overlays.look(network) if network.is_overlay else None
+    pools = overlay.pools() if overlay else pool_use.pools_of(network)
+    names = [each.host_link for each in attached if each.host_link]
     return {
         "Name": network.name,
         "Id": network.id,
         "Created": network.created,
-        "Scope": "local",
+        "Scope": network.scope,
         "Driver": network.driver,
         "EnableIPv4": network.has_version(4),
         "EnableIPv6": network.has_version(6),
@@ -50,14 +53,27 @@ def _describe(network: Conflist) -> dict[str, Any]:
                 }
             }
         },
+        **(_of_cluster(overlay) if overlay else {}),
         "MadeBy": network.owner,
         "Conflist": {"Path": str(network.path), "Content": network.document},
-        "Kernel": {"Links": _links(network, attached)},
+        "Kernel": {"Links": _links([*_shared(network, overlay), *names])},
     }
 
 
+def _of_cluster(overlay: Seen) -> dict[str, Any]:
+    return {"VNI": overlay.network.vni if overlay.network else 0, "Peers": overlay.peers()}
+
+
+def _shared(network: Conflist, overlay: Seen | None) -> list[str]:
+    """The names of the links that the network's endpoints share."""
+    if overlay:
+        return overlay.links
+    config = network.driver_config
+    return [config[key] for key in ("bridge", "master", "parent") if config.get(key)]
+
+
 def _ipam(network: Conflist) -> dict[str, Any]:
-    kind = str(network.ipam.get("type", ""))
+    kind = "default" if network.is_overlay else str(network.ipam.get("type", ""))
     if kind == REMOTE:
         kind = str(network.ipam.get("driver", kind))
     return {
@@ -96,18 +112,15 @@ def _containers(attached: list[Attached]) -> dict[str, Any]:
     return found
 
 
-def _links(network: Conflist, attached: list[Attached]) -> list[dict[str, Any]]:
+def _links(names: list[str]) -> list[dict[str, Any]]:
     """What the host's kernel has under the names of the network's links."""
     from pyroute2 import IPRoute
 
-    config = network.driver_config
-    shared = [config.get(key) for key in ("bridge", "master", "parent")]
-    names = [*filter(None, shared), *(each.host_link for each in attached if each.host_link)]
     with IPRoute() as host:
         indexes = {link.get("ifname"): link for link in host.get_links()}
         addresses = host.get_addr()
     present = {link["index"]: name for name, link in indexes.items()}
-    found = []
+    found: list[dict[str, Any]] = []
     for name in dict.fromkeys(names):
         link = indexes.get(name)
         if link is None:

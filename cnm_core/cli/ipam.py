@@ -1,8 +1,8 @@
-"""`cnm ipam`: pools and the addresses in use, of host-local."""
+"""`cnm ipam`: pools and the addresses in use, of host-local and of overlays."""
 
 import click
 
-from cnm_core.cli import endpoints, output, pool_use
+from cnm_core.cli import endpoints, output, overlays, pool_use
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.main import IN_THE_WAY, NOT_FOUND, Failure
 from cnm_core.cli.network import directory_option
@@ -25,7 +25,7 @@ def list_pools(directory: Directory, form: str, network: str | None) -> None:
         _list_addresses(directory.find(network), form)
         return
     networks, _ = directory.read()
-    rows = [(each, pool) for each in networks for pool in pool_use.pools_of(each)]
+    rows = [(each, pool) for each in networks for pool in _pools_of(each)]
     if form == "json":
         output.print_lines(
             {
@@ -44,6 +44,10 @@ def list_pools(directory: Directory, form: str, network: str | None) -> None:
                 for each, pool in rows
             ],
         )
+
+
+def _pools_of(network: Conflist) -> list[pool_use.PoolUse]:
+    return overlays.look(network).pools() if network.is_overlay else pool_use.pools_of(network)
 
 
 @ipam.command("release")

@@ -57,6 +57,7 @@ class LazyGroup(click.Group):
         "network": "cnm_core.cli.network:network",
         "endpoint": "cnm_core.cli.endpoint:endpoint",
         "ipam": "cnm_core.cli.ipam:ipam",
+        "node": "cnm_core.cli.node:node",
         "agent": "cnm_core.cli.agent:agent",
         "schema": "cnm_core.cli.schema:schema",
         "doctor": "cnm_core.cli.doctor:doctor",

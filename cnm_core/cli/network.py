@@ -73,7 +73,7 @@ def list_networks(directory: Directory, form: str, quiet: bool, filters: tuple[s
 def _row(network: Conflist) -> tuple[str, ...]:
     subnets = ",".join(network.subnets) or "-"
     owner = network.owner or "-"
-    return network.id[:SHORT_ID], network.name, network.driver, "local", subnets, owner
+    return network.id[:SHORT_ID], network.name, network.driver, network.scope, subnets, owner
 
 
 def _summary(network: Conflist) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _summary(network: Conflist) -> dict[str, Any]:
         "Internal": _word(network.internal),
         "Labels": ",".join(f"{key}={value}" for key, value in sorted(network.labels.items())),
         "Name": network.name,
-        "Scope": "local",
+        "Scope": network.scope,
         "Subnets": list(network.subnets),
         "MadeBy": network.owner,
     }

@@ -1,7 +1,8 @@
 """Options of `cnm network create`: Docker's names for them, and the drivers' own keys."""
 
 import json
-from typing import Any
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
 
 import click
 from pydantic import BaseModel
@@ -22,9 +23,13 @@ DOCKER_NAMES: dict[str, dict[str, str]] = {
     },
     "macvlan": {"com.docker.network.driver.mtu": "mtu"},
     "ipvlan": {"com.docker.network.driver.mtu": "mtu"},
+    "overlay": {
+        "com.docker.network.driver.mtu": "mtu",
+        "com.docker.network.driver.overlay.vxlanid_list": "vni",
+    },
 }
 # Keys of a plugin's configuration that other options of the command say.
-_ELSEWHERE = frozenset(("internal", "ipMasqBackend"))
+_ELSEWHERE = frozenset(("internal", "ipMasqBackend", "subnets"))
 _WORDS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 
 
@@ -65,9 +70,19 @@ def value(text: str, model: type[BaseModel], key: str) -> Any:
     annotation = field.annotation if field else None
     if annotation is bool:
         return _WORDS.get(text.lower(), text)
-    if annotation is str or annotation == str | None:
+    if _is_text(annotation):
         return text
     try:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _is_text(annotation: Any) -> bool:
+    """Whether a field holds text, which may be absent."""
+    if get_origin(annotation) is Annotated:
+        return _is_text(get_args(annotation)[0])
+    parts = get_args(annotation)
+    return annotation is str or (
+        NoneType in parts and all(_is_text(each) for each in parts if each is not NoneType)
+    )

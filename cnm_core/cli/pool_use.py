@@ -34,8 +34,9 @@ class Allocated:
 
 
 def data_dir(network: Conflist) -> str:
-    """Where the addresses of a network are files."""
-    return directory_or(network.ipam.get("dataDir"), DEFAULT_DATA)
+    """Where the addresses of a network are files; of an overlay those of this host."""
+    config = network.driver_config if network.is_overlay else network.ipam
+    return directory_or(config.get("dataDir"), DEFAULT_DATA)
 
 
 def is_host_local(network: Conflist) -> bool:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from cnm_core.cli.conflists import Conflist
 from cnm_core.cli.main import IN_THE_WAY, INVALID, Failure
+from cnm_core.cli.subnets import is_any
 from cnm_core.kernel import address, link, route
 from cnm_core.kernel.netlink import Socket
 from cnm_core.schema.base import explain
@@ -99,6 +100,29 @@ def choose(pools: list[PoolConfig], used: Iterable[Use], size: int | None = None
         advice="give --subnet, remove what is unused (cnm network prune), "
         f"or say more pools in {DEFAULT_FILE}",
     )
+
+
+def settle(
+    texts: list[str], file: Path, used: list[Use], *, bridge: str = "", outside: bool = False
+) -> list[str]:
+    """The subnets that texts stand for: given ones, and free ones of the file's pools.
+
+    With `outside` the host itself may be part of a given one; `bridge` may have one already.
+    Raises Failure.
+    """
+    if not texts:
+        return []
+    host, used, found = in_use_by_host(), list(used), []
+    for text in sorted(texts, key=is_any):  # what is given before what is chosen
+        if is_any(text):
+            size = int(text.partition("/")[2])
+            pools = load(file)[6 if ":" in text else 4]
+            found.append(choose(pools, used + host, size or None))
+        else:
+            refuse_overlap(text, used + ([] if outside else host), bridge=bridge)
+            found.append(text)
+        used.append(Use(IPNetwork(found[-1]), f"{found[-1]} of the same network"))
+    return found
 
 
 def refuse_overlap(subnet: str, used: Iterable[Use], *, bridge: str = "") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cnm_core.cli import endpoints, output, plugins, pool_use
+from cnm_core.cli import endpoints, output, overlays, plugins, pool_use
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.drivers import open_network, state_dir
 from cnm_core.cli.main import IN_THE_WAY, Failure
@@ -47,8 +47,18 @@ def prune(directory: Directory, path: tuple[str, ...], force: bool) -> None:
         click.echo("This will remove all networks that cnm made and no container uses.", err=True)
         click.confirm("Are you sure you want to continue?", abort=True, err=True)
     networks, _ = directory.read()
-    unused = [each.name for each in networks if each.is_ours and not endpoints.of_network(each)]
+    unused = [each.name for each in networks if each.is_ours and _is_unused(each)]
     _remove_all(directory, path, unused, force=False)
+
+
+def _is_unused(network: Conflist) -> bool:
+    """Whether no endpoint is known, here or of an overlay anywhere."""
+    if endpoints.of_network(network):
+        return False
+    if not network.is_overlay:
+        return True
+    seen = overlays.look(network)
+    return seen.answered and not seen.endpoints
 
 
 def _remove_all(
@@ -114,9 +124,14 @@ def _refuse_foreign(network: Conflist, *, force: bool) -> None:
 def _clear(network: Conflist) -> None:
     """All that was made for the network but its file, by which a killed call is repeated."""
     driver, of_driver = open_network(network.name, network.driver_config)
+    overlay = overlays.removal(network) if network.is_overlay else None
+    if overlay:
+        overlay.prepare()
     state = state_dir(network.driver_config)
     NetworkController(driver, EndpointStore(state)).delete_network(of_driver)
-    if pool_use.is_host_local(network):
+    if overlay:
+        overlay.finish()
+    if overlay or pool_use.is_host_local(network):
         data = pool_use.data_dir(network)
         _remove_tree(Path(data, network.name))
         _remove_tree(Path(data, ".cnm", network.name))

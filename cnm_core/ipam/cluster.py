@@ -64,7 +64,7 @@ class ClusterIpam:
 
         Raises AddressInUse, PoolExhausted, TryAgainLater, NotAvailable, InvalidNetworkConfig.
         """
-        member, network = self._wanted()
+        member, network = wanted(self._network, self._options, self._membership.node)
         self._membership.replay()
         view = self._membership.view(member, network)
         for _ in range(_ATTEMPTS):
@@ -118,7 +118,7 @@ class ClusterIpam:
 
     def check_status(self) -> None:
         """Raise Unreachable or NotAvailable unless a request can be served."""
-        member, network = self._wanted()
+        member, network = wanted(self._network, self._options, self._membership.node)
         self._membership.look(member, network)
 
     def _publish(self, view: View, key: EndpointKey) -> Addressing:
@@ -196,28 +196,28 @@ class ClusterIpam:
             ranges += blocks
         return HostLocal(self._network, options.replace(ranges=ranges), self._requests)
 
-    def _wanted(self) -> tuple[Member, SharedNetwork]:
-        """This host and the network, as the configuration has them."""
-        options = self._options
-        if not options.subnets:
-            raise InvalidNetworkConfig("subnets: must have at least one subnet")
-        found = underlay.find(Socket(), options.underlay)
-        version = 4 if len(found.ip) == 4 else 6
-        return (
-            Member(self._membership.node, found.ip, found.mtu - OVERHEAD[version]),
-            SharedNetwork(
-                name=self._network,
-                vni=options.vni,
-                port=options.port,
-                mtu=options.mtu,
-                internal=options.internal,
-                subnets=tuple(map(_subnet, options.subnets)),
-            ),
-        )
-
 
 class _Taken(Exception):
     """An address out of one of our blocks was given to somebody who asked for it."""
+
+
+def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, SharedNetwork]:
+    """This host and a network, as the configuration has them. Raises InvalidNetworkConfig."""
+    if not options.subnets:
+        raise InvalidNetworkConfig("subnets: must have at least one subnet")
+    found = underlay.find(Socket(), options.underlay)
+    version = 4 if len(found.ip) == 4 else 6
+    return (
+        Member(node, found.ip, found.mtu - OVERHEAD[version]),
+        SharedNetwork(
+            name=name,
+            vni=options.vni,
+            port=options.port,
+            mtu=options.mtu,
+            internal=options.internal,
+            subnets=tuple(map(_subnet, options.subnets)),
+        ),
+    )
 
 
 def _subnet(options: OverlaySubnet) -> Subnet:

@@ -10,6 +10,9 @@ class AgentConfig(ConfigModel):
     """The agent's configuration: the same keys and values as in this host's conflists."""
 
     store: StoreConfig = Field(StoreConfig(), description="what the hosts share")
+    underlay: str = Field(
+        "", description="address or link that VXLAN uses; the default route's when left out"
+    )
     node: Name | None = Field(None, description="this host's name; its host name when left out")
     dataDir: Directory = Field("/var/lib/cni/networks", description="where allocations live")
     stateDir: Directory = Field("/run/cnm", description="where records of endpoints live")

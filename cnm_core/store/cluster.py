@@ -8,6 +8,7 @@ Keys, all below ``cnm/v1/<cluster>/`` in a store of many clusters:
 | ``alive/<node>`` | there while the host's agent keeps its lease |
 | ``networks/<network>`` | VNI, port, MTU and subnets |
 | ``vnis/<VNI>`` | the network that has the VNI |
+| ``subnets`` | the network that was made last: of two at once one looks at the other's subnets |
 | ``blocks/<network>/<address>_<length>`` | the host that gives these addresses |
 | ``ips/<network>/<address>`` | the endpoint that has the address, as ``<node>/<key>`` |
 | ``endpoints/<network>/<node>/<key>`` | addresses, MAC address and VTEP of an endpoint |
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 # VNIs that are given out; below them those that other systems use by default.
 _FIRST_VNI, _LAST_VNI = 4097, (1 << 24) - 1
+_LAST_MADE = "subnets"
 # A subnet is given out in blocks of these prefix lengths, for each host one and more as needed.
 _BLOCK_LENGTHS = {32: 27, 128: 120}
 _ATTEMPTS = 100
@@ -172,9 +174,10 @@ class Cluster:
         """Make a network known, with a VNI of its own; the one of that name if it is the same.
 
         `mtu` is that of a network that wants none of its own. Raises InvalidNetworkConfig
-        where name or VNI is another network's.
+        where name, VNI or a subnet is another network's.
         """
         for _ in range(_ATTEMPTS):
+            last = self.store.get(_LAST_MADE)
             present = self.network(wanted.name)
             if present is not None:
                 _refuse_difference(wanted, present)
@@ -186,12 +189,14 @@ class Cluster:
                     f'vni: {made.vni} is that of network "{holder.value}"',
                     details="leave vni out to be given a free one",
                 )
+            _refuse_overlap(made, self.networks())
             changes = (
                 Put(f"networks/{made.name}", encode_network(made)),
                 Put(f"vnis/{made.vni}", made.name),
             )
-            conditions = tuple(Unchanged(each.key) for each in changes)
-            revision = self.store.commit(conditions, changes)
+            unchanged = Unchanged(_LAST_MADE, last.revision if last else 0)
+            conditions = (unchanged, *(Unchanged(each.key) for each in changes))
+            revision = self.store.commit(conditions, (*changes, Put(_LAST_MADE, made.name)))
             if revision is not None:
                 return made.replace(revision=revision)
         raise TryAgainLater(f'network "{wanted.name}" is being made by too many at once')
@@ -204,14 +209,18 @@ class Cluster:
                 f'network "{network.name}" has {len(endpoints)} endpoints, '
                 f"{endpoints[0].owner} among them"
             )
-        keys = [f"networks/{network.name}", f"vnis/{network.vni}"]
-        keys += [each.key for each in self.store.range(f"blocks/{network.name}/").entries]
-        self._delete_all(keys)
+        keys = [each.key for each in self.store.range(f"blocks/{network.name}/").entries]
+        # The network last: until then it can be deleted again.
+        self._delete_all([*keys, f"vnis/{network.vni}", f"networks/{network.name}"])
 
     def blocks(self, network: str, node: str) -> tuple[Block, ...]:
         """The blocks of a network that a host has."""
         entries = self.store.range(f"blocks/{network}/").entries
         return tuple(_block_of(each) for each in entries if each.value == node)
+
+    def block_holders(self, network: str) -> list[str]:
+        """The host that has it, for each block of a network that some host has."""
+        return [each.value for each in self.store.range(f"blocks/{network}/").entries]
 
     def claim_block(self, network: str, subnet: Address, member: Member) -> Block:
         """A block of a subnet that no host has. Raises TryAgainLater where all are taken."""
@@ -473,6 +482,18 @@ def _refuse_difference(wanted: SharedNetwork, present: SharedNetwork) -> None:
             f'subnets: are {asked} here, and {has} for network "{present.name}" in the cluster',
             details="a network is the same on all hosts; give another one another name",
         )
+
+
+def _refuse_overlap(wanted: SharedNetwork, present: list[SharedNetwork]) -> None:
+    for network in present:
+        for theirs in network.subnets:
+            for ours in wanted.subnets:
+                if ours.address.ip in theirs.address or theirs.address.ip in ours.address:
+                    raise InvalidNetworkConfig(
+                        f"subnets: {ours.address} overlaps with {theirs.address} of network "
+                        f'"{network.name}" in the cluster',
+                        details="choose another subnet",
+                    )
 
 
 def _block_key(network: str, block: Address) -> str:

@@ -8,7 +8,7 @@ Files below ``<state directory>/.overlay``, each of which may be removed at any 
 - ``.pending/<network>/<key>``: an endpoint that is gone here and not yet in the store
 """
 
-from posix import listdir, uname
+from posix import listdir, rmdir, uname
 
 from cnm_core import json
 from cnm_core.config.overlay import OverlayConfig, StoreConfig
@@ -71,13 +71,9 @@ class Membership:
         """
         with self._lock(network.name):
             present = self.cluster.join(member)
+            _refuse_mtu(network, present)
             made = self.cluster.create_network(network, present.mtu)
-            if made.mtu > present.mtu:
-                raise InvalidNetworkConfig(
-                    f'mtu: is {made.mtu} on network "{network.name}", and the underlay of this '
-                    f'host, "{self.node}", leaves {present.mtu}',
-                    details="raise the MTU of the underlay, or make the network with a smaller one",
-                )
+            _refuse_mtu(made, present)
             return self._keep(View(present, made, self.cluster.blocks(network.name, self.node)))
 
     def claim_block(self, view: View, subnet: Address) -> View:
@@ -111,6 +107,15 @@ class Membership:
     def forget(self, network: str) -> None:
         """Have the next call look at the store."""
         files.remove(f"{self._directory}/{network}")
+
+    def remove(self, network: str) -> None:
+        """Have no file of a network any more, but for releases that wait."""
+        self.forget(network)
+        files.remove(f"{self._directory}/.{network}.lock")
+        try:
+            rmdir(f"{self._directory}/.pending/{network}")
+        except OSError:
+            pass  # nothing has ever waited, or something does
 
     def is_followed(self) -> bool:
         """Whether an agent on this host keeps the kernel's entries as the store has them."""
@@ -224,6 +229,15 @@ def _means(known: View, member: Member, network: SharedNetwork) -> bool:
     same = known.network.replace(revision=0)
     wanted = network.replace(vni=network.vni or same.vni, mtu=network.mtu or same.mtu)
     return known.member.replace(revision=0) == member and same == wanted
+
+
+def _refuse_mtu(network: SharedNetwork, member: Member) -> None:
+    if network.mtu > member.mtu:
+        raise InvalidNetworkConfig(
+            f'mtu: is {network.mtu} on network "{network.name}", and the underlay of this '
+            f'host, "{member.node}", leaves {member.mtu}',
+            details="raise the MTU of the underlay, or make the network with a smaller one",
+        )
 
 
 def _encode(view: View) -> str:

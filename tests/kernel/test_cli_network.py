@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -443,7 +444,7 @@ def test_networks_of_others(cnm: Cnm, netns: MakeNetns) -> None:
     plugins.mkdir()
     for name in ("bridge", "host-local"):
         (plugins / name).symlink_to(f"/usr/lib/cni/{name}")
-    theirs = Cnm(cnm.binary, cnm.networks, str(plugins), cnm.pools)
+    theirs = replace(cnm, plugins=str(plugins))
     document = {**FOREIGN, "plugins": FOREIGN["plugins"][:1]}
     document["plugins"][0].pop("ipMasq", None)
     path = theirs.put("nerdctl-theirs.conflist", document)
@@ -590,7 +591,7 @@ def test_my_custom_network(cnm: Cnm, netns: MakeNetns, snapshot: TakeSnapshot) -
     done = cnm.call("network", "create", *words, "my-custom-network")
     assert done.code == 0 and 'no executable "custom-ipam"' in done.err
     (plugins / "custom-ipam").symlink_to("/usr/lib/cni/host-local")
-    custom = Cnm(cnm.binary, cnm.networks, f"{cnm.plugins}:{plugins}", cnm.pools)
+    custom = replace(cnm, plugins=f"{cnm.plugins}:{plugins}")
     custom.run("network", "rm", "my-custom-network")
     custom.run("network", "create", *words, "my-custom-network")
     assert custom.inspect("my-custom-network")["IPAM"]["Driver"] == "custom-ipam"

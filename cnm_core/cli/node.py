@@ -1,0 +1,101 @@
+"""`cnm node`: the hosts of the cluster."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from cnm_core.cli import output
+from cnm_core.cli.agent_config import agent_option, network_keys
+from cnm_core.cli.main import NOT_FOUND, Failure
+from cnm_core.config.overlay import overlay_config
+from cnm_core.inet import format_ip
+from cnm_core.store.cluster import Cluster
+from cnm_core.store.membership import open_membership
+
+
+@dataclass(frozen=True)
+class Node:
+    """A host; `vtep` is "" for one that is no member any more and still has something."""
+
+    name: str
+    vtep: str
+    alive: bool
+    endpoints: int
+    blocks: int
+
+
+@click.group()
+def node() -> None:
+    """Hosts of the cluster that overlay networks are in."""
+
+
+@node.command("ls")
+@agent_option
+@output.format_option
+def list_nodes(agent_file: Path, form: str) -> None:
+    """List hosts: their VTEPs, whether their agents are alive, and how many endpoints they have."""
+    found = _nodes(_cluster(agent_file))
+    if form == "json":
+        output.print_lines(
+            {
+                "Name": each.name,
+                "VTEP": each.vtep,
+                "Alive": each.alive,
+                "Endpoints": each.endpoints,
+            }
+            for each in found
+        )
+    else:
+        output.print_table(
+            ("NAME", "VTEP", "ALIVE", "ENDPOINTS"),
+            [
+                (each.name, each.vtep or "-", "yes" if each.alive else "no", str(each.endpoints))
+                for each in found
+            ],
+        )
+
+
+@node.command("fence")
+@agent_option
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.argument("name", metavar="NODE")
+def fence(agent_file: Path, name: str, force: bool) -> None:
+    """Let a host go for good: its endpoints, addresses and blocks become free for others.
+
+    Only for one that does not run any more: what its containers still do would clash with
+    those that get their addresses.
+    """
+    cluster = _cluster(agent_file)
+    found = next((each for each in _nodes(cluster) if each.name == name), None)
+    if found is None:
+        raise Failure(f'there is no node "{name}"', advice="see cnm node ls", code=NOT_FOUND)
+    if not force:
+        alive = ", and its agent is alive" if found.alive else ""
+        click.echo(
+            f"Node {name} has {found.endpoints} endpoints and {found.blocks} blocks of "
+            f"addresses{alive}. Others may have them then.",
+            err=True,
+        )
+        click.confirm("Are you sure that it is gone for good?", abort=True, err=True)
+    cluster.fence(name)
+    click.echo(name)
+
+
+def _cluster(agent_file: Path) -> Cluster:
+    options = overlay_config({**network_keys(agent_file), "subnets": []})
+    return open_membership(options, json.loads).cluster
+
+
+def _nodes(cluster: Cluster) -> list[Node]:
+    """The members, and whoever a fence that was killed has left something of."""
+    members = {each.node: format_ip(each.vtep) for each in cluster.members()}
+    alive = cluster.alive()
+    names = [each.name for each in cluster.networks()]
+    endpoints = [each.node for name in names for each in cluster.endpoints(name)]
+    blocks = [holder for name in names for holder in cluster.block_holders(name)]
+    return [
+        Node(name, members.get(name, ""), name in alive, endpoints.count(name), blocks.count(name))
+        for name in sorted({*members, *endpoints, *blocks})
+    ]
