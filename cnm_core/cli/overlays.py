@@ -74,17 +74,15 @@ def look(network: Conflist) -> Seen:
 
 @dataclass(frozen=True)
 class Removal:
-    """The way of an overlay network out of the cluster: `prepare` before this host's, `finish`."""
+    """An overlay's way out of the cluster: `refuse` before this host's part, `finish` after it."""
 
     name: str
     options: OverlayConfig
     membership: Membership
 
-    def prepare(self) -> None:
-        """Give back what is still this host's. Raises Failure while another has endpoints."""
-        cluster = self.membership.cluster
-        self.membership.replay()
-        for each in cluster.endpoints(self.name):
+    def refuse(self) -> None:
+        """Raise Failure while another host has endpoints, Unreachable where nobody can tell."""
+        for each in self.membership.cluster.endpoints(self.name):
             if each.node != self.membership.node:
                 raise Failure(
                     f'network "{self.name}" has endpoints on other hosts, {each.owner} among them',
@@ -92,10 +90,14 @@ class Removal:
                     "gone for good",
                     code=IN_THE_WAY,
                 )
-        ClusterIpam(self.name, self.options, self.membership).collect(())
 
     def finish(self) -> None:
-        """Have the cluster forget the network, unless the name is another one's by now."""
+        """Have the cluster forget the network, unless the name is another one's by now.
+
+        What is this host's there has no record any more.
+        """
+        self.membership.replay()
+        ClusterIpam(self.name, self.options, self.membership).collect(())
         cluster = self.membership.cluster
         present = cluster.network(self.name)
         if present is not None and self.options.vni in (0, present.vni):

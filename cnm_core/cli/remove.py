@@ -126,7 +126,7 @@ def _clear(network: Conflist) -> None:
     driver, of_driver = open_network(network.name, network.driver_config)
     overlay = overlays.removal(network) if network.is_overlay else None
     if overlay:
-        overlay.prepare()
+        overlay.refuse()
     state = state_dir(network.driver_config)
     NetworkController(driver, EndpointStore(state)).delete_network(of_driver)
     if overlay:

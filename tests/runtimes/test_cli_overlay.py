@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -244,6 +245,16 @@ def test_conflicts(both: list[Cnm]) -> None:
     first.run(*CREATE, "red")
     second.run(*CREATE, "green")
     assert first.plugin("red")["subnets"] != second.plugin("green")["subnets"]
+
+
+def test_overlap_at_once(both: list[Cnm]) -> None:
+    """Of hosts that make overlapping networks at the same time one succeeds."""
+    words = [(cnm, f"{name}{number}") for number, cnm in enumerate(both) for name in ("a", "b")]
+    with ThreadPoolExecutor(4) as pool:
+        subnet = ("--subnet", "10.7.0.0/24")
+        done = list(pool.map(lambda each: each[0].call(*CREATE, *subnet, each[1]), words))
+    assert sorted(each.code for each in done) == [0, IN_THE_WAY, IN_THE_WAY, IN_THE_WAY], done
+    assert sum(len(list(cnm.networks.glob("*.conflist"))) for cnm in both) == 1
 
 
 def test_overlap_in_store(hosts: list[Host], netns: Sandboxes) -> None:
