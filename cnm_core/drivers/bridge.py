@@ -161,11 +161,12 @@ class Bridge:
             ),
             # In the same send, so that no kill leaves a link that does not say whose it is.
             link.set_alias(endpoint.host_link, port_alias(network.name, endpoint.key)),
-            link.get(endpoint.host_link),
+            link.get(endpoint.host_link),  # and has the kernel note that there is no carrier
+            link.set_up(0, endpoint.host_link),
             link.get(self._bridge.name),  # its MTU may have followed the new port's
         )
         try:
-            self._host_end, self._bridge = link.parse(answers[2]), link.parse(answers[3])
+            self._host_end, self._bridge = link.parse(answers[2]), link.parse(answers[4])
             self._configure_port(endpoint, self._host_end, options)
         except BaseException:
             link.delete_if_present(self._host, endpoint.host_link)
@@ -388,7 +389,9 @@ class Bridge:
             )
         if (vlans := self._vlans(options)) and self._bridge is not None:
             vlans.join(self._bridge, host_end)
-        sysctl.set_if_present("0", "net", "ipv6", "conf", host_end.name, "accept_ra")
+        # A port needs no IPv6 of its own: its addresses and routes would be among those that
+        # the kernel walks through whenever a link goes (fib6_ifdown, net/ipv6/route.c).
+        sysctl.set_if_present("1", "net", "ipv6", "conf", host_end.name, "disable_ipv6")
 
     def _await_port(self, host_end: Link) -> None:
         """Wait until the port forwards, which it does a moment after both ends are up."""

@@ -167,14 +167,15 @@ def create_veth(
     """Make a veth pair in one message: the peer born in another namespace with its name.
 
     `peer_netns` is an open file of that namespace, `master` the index of the bridge that
-    the near end becomes a port of; the near end comes up at once. IFF_UP for the peer in
-    the same message fails with ENOTCONN (veth_newlink has no carrier yet): it is set up
-    from inside.
+    the near end becomes a port of. Both ends are down: IFF_UP for the peer fails with
+    ENOTCONN (veth_newlink has no carrier yet), and a near end that is up before the kernel
+    has noted that it has no carrier counts as able to forward, so that the bridge looks
+    through all its ports twice more, for taking it in and out (br_port_state_selection).
     """
     peer = header() + string(IFLA_IFNAME, peer_name) + attribute(IFLA_ADDRESS, peer_mac)
     peer += u32(IFLA_MTU, mtu) + u32(IFLA_NET_NS_FD, peer_netns)
     data = nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER, peer))
-    body = header(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, name)
+    body = header() + string(IFLA_IFNAME, name)
     body += attribute(IFLA_ADDRESS, mac) + u32(IFLA_MTU, mtu) + u32(IFLA_MASTER, master)
     body += nested(IFLA_LINKINFO, string(IFLA_INFO_KIND, "veth"), data)
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
@@ -184,8 +185,9 @@ def create_veth(
 
 
 def set_up(index: int, name: str) -> Request:
-    """Set a link administratively up."""
-    return Request(RTM_NEWLINK, NLM_F_ACK, header(index, IFF_UP, IFF_UP), f'set link "{name}" up')
+    """Set a link administratively up; index 0 finds it by its name."""
+    body = header(index, IFF_UP, IFF_UP) + (b"" if index else string(IFLA_IFNAME, name))
+    return Request(RTM_NEWLINK, NLM_F_ACK, body, f'set link "{name}" up')
 
 
 def set_down(index: int, name: str) -> Request:

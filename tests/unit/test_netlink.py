@@ -149,7 +149,7 @@ def test_create_veth(
         peer_mac=peer_mac,
         peer_netns=netns,
     )
-    same(request, ifinfmsg, rtnl.RTM_NEWLINK, NEW, flags=IFF_UP, change=IFF_UP, **attributes)
+    same(request, ifinfmsg, rtnl.RTM_NEWLINK, NEW, **attributes)
 
 
 def _upper(kind: str, data: Attributes, **first: Any) -> dict[str, Attributes]:

@@ -34,7 +34,7 @@ def crowd(trial: Trial) -> None:
     timings = {"masq": masquerading, "ports": publishing, "portmap": chaining}
     for name, steps_for in timings.items():
         trial.attach(
-            lambda peer, data, steps_for=steps_for: steps_for(peer, data, **_name(data)),
+            lambda peer, data, steps_for=steps_for: steps_for(peer, data, **_keys(data)),
             rounds=max(1, trial.rounds // 2),
             places=[
                 Place(f"crowd_{place.row}_{name}", place.hosts, place.data)
@@ -44,9 +44,9 @@ def crowd(trial: Trial) -> None:
         )
 
 
-def _name(data: Path) -> networks.Config:
-    """A network name for each place, since plugins keep records by it."""
-    return {"name": f"net-{data.name}"}
+def _keys(data: Path) -> networks.Config:
+    """What keeps the records of each place apart: peers' by the name, ours by the directory."""
+    return {"name": f"net-{data.name}", "stateDir": f"{data}/.state"}
 
 
 def _fill(trial: Trial, peer: Peer, place: Place) -> None:
@@ -58,13 +58,13 @@ def _fill(trial: Trial, peer: Peer, place: Place) -> None:
     by_plugins = CONTAINERS if peer.label == OURS else 1
     for number in range(by_plugins):
         attachment = Attachment(container_id(FIRST + number), crowd.path, f"eth{number}")
-        steps = publishing(peer, data, number=FIRST + number, **_name(data))
+        steps = publishing(peer, data, number=FIRST + number, **_keys(data))
         if trial.chain(peer, "ADD", steps, attachment, host) is None:
             raise WorldError(f"{peer.label} cannot attach container {number} of the crowd")
     if by_plugins < CONTAINERS:
         _multiply_links(peer, host, crowd)
         _multiply_rules(peer, host)
-        use_addresses(peer, data / _name(data)["name"], CONTAINERS)
+        use_addresses(peer, data / _keys(data)["name"], CONTAINERS)
 
 
 def _multiply_links(peer: Peer, host: Host, crowd: Host) -> None:
