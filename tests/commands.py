@@ -56,6 +56,17 @@ class Cnm:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
+    def kill(self, seconds: float, *words: str) -> None:
+        """Start it, and kill it after that time unless it has ended."""
+        command = [*self._inside, self.binary, *words]
+        with subprocess.Popen(
+            command, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            try:
+                process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
     def run(self, *words: str) -> str:
         """The output of a call that succeeds and says nothing else."""
         done = self.call(*words)

@@ -89,6 +89,8 @@ def _remove_all(
 def _detach_all(network: Conflist, path: tuple[str, ...]) -> None:
     """DEL of every endpoint; no lock is held meanwhile, since plugins take their own."""
     _refuse_foreign(network, force=True)
+    if network.is_overlay:
+        overlays.removal(network).refuse()
     for each in endpoints.of_network(network):
         plugins.delete(network, Attachment(each.key, each.netns), path)
 

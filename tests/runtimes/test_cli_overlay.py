@@ -170,6 +170,19 @@ def test_bad_agent_config(cnm: Cnm, underlay: None) -> None:
     cnm.run("network", "create", "plain")  # other drivers do not ask
 
 
+def test_killed(cnm: Cnm, underlay: None) -> None:
+    """What `create` and `rm` leave when they are killed, the same command makes whole."""
+    for thousandths in range(0, 500, 50):
+        cnm.kill(thousandths / 1000, *CREATE, "--subnet", "10.7.0.0/24", "blue")
+        again = cnm.call(*CREATE, "--subnet", "10.7.0.0/24", "blue")
+        assert again.code == 0 or "already exists" in again.err, again
+        assert cnm.plugin("blue")["vni"] == 4097
+        cnm.kill(thousandths / 1000, "network", "rm", "blue")
+        assert cnm.call("network", "rm", "blue").code in (0, NOT_FOUND)
+        assert [key.partition("/")[0] for key in stored()] == ["=subnets", "members"]
+        assert not list(cnm.networks.glob("*.conflist"))
+
+
 def test_prune(cnm: Cnm, underlay: None, netns: Sandboxes) -> None:
     """An overlay that nobody uses goes, one in use stays."""
     for name in ("blue", "red"):
@@ -207,6 +220,10 @@ def test_two_hosts(hosts: list[Host], both: list[Cnm], netns: Sandboxes) -> None
     first.delete("blue", one)
     refused = first.call("network", "rm", "blue")
     refused.fails(IN_THE_WAY, "endpoints on other hosts", f"host-2/id-{other.name}:eth0")
+    first.run("network", "connect", "blue", one.name)
+    first.call("network", "rm", "-f", "blue").fails(IN_THE_WAY, "endpoints on other hosts")
+    assert "eth0" in one.links()
+    first.run("network", "disconnect", "blue", one.name)
     assert first.run("network", "prune", "-f") == ""
     assert first.file("blue")
     hosts[1].delete(other, network_of(second))

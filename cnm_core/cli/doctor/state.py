@@ -17,7 +17,7 @@ from typing import Any
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.doctor.finding import ERROR, WARNING, Finding
 from cnm_core.cli.plugins import CACHE, find_executable
-from cnm_core.config.host_local import HostLocalConfig
+from cnm_core.cli.pool_use import DEFAULT_DATA, data_dir
 from cnm_core.config.network import NetworkConfig
 from cnm_core.errors import Error, StateFailure
 from cnm_core.inet import parse_ip
@@ -30,7 +30,6 @@ from cnm_core.store.endpoints import EndpointStore
 
 AREA = "state"
 _STATE = NetworkConfig("x").state_dir
-_ADDRESSES = HostLocalConfig().data_dir
 # Where plugins keep records: those that make interfaces, and portmap.
 _STORES = ("", "/.portmap")
 _ALIAS = "cnm "
@@ -202,9 +201,7 @@ def _elements() -> list[tuple[str, str, str]]:
 
 def _addresses(networks: list[Conflist]) -> Iterator[tuple[Path, str, EndpointKey, float]]:
     """(file, network, owner, age in seconds) of each address in host-local's files."""
-    ipams = {each.ipam.get("dataDir") for each in networks}
-    directories = {_ADDRESSES, *(each for each in ipams if isinstance(each, str) and each)}
-    for directory in sorted(directories):
+    for directory in sorted({DEFAULT_DATA, *map(data_dir, networks)}):
         for network in _children(Path(directory)):
             for file in sorted(Path(directory, network).iterdir()):
                 try:
