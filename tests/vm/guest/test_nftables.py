@@ -1,5 +1,7 @@
 """A kernel that has no nf_tables: its module is not loaded, and cannot be."""
 
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from tests.iproute import run
 MakeEndpoint = Callable[[], Endpoint]
 
 MODPROBE = Path("/proc/sys/kernel/modprobe")
+_PATIENCE = 60  # seconds
 
 
 @pytest.fixture
@@ -24,12 +27,26 @@ def plugin() -> str:
 def without(node: None) -> Iterator[None]:
     """The kernel while it may load no module, and has not loaded this one but the others."""
     run("modprobe", "-a", "bridge", "veth")
-    if Path("/sys/module/nf_tables").exists():
-        run("modprobe", "-r", "nft_compat", "nft_chain_nat", "nft_ct", "nf_tables")
+    _unload()
     helper = MODPROBE.read_text()
     MODPROBE.write_text("/bin/false")
     yield
     MODPROBE.write_text(helper)
+
+
+def _unload() -> None:
+    """Unload the module, and before it those that use it.
+
+    Namespaces of earlier tests go in their own time, and hold it until then.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while Path("/sys/module/nf_tables").exists():
+        holders = [each.name for each in Path("/sys/module/nf_tables/holders").iterdir()]
+        done = subprocess.run(
+            ["modprobe", "-r", *holders, "nf_tables"], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0 or time.monotonic() < deadline, done.stderr
+        time.sleep(0.1)
 
 
 def test_networks_with_rules(without: None, endpoint: MakeEndpoint, config: Config) -> None:
