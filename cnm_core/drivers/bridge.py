@@ -39,6 +39,7 @@ from cnm_core.model import (
     Route,
     gateways,
 )
+from cnm_core.store.endpoints import EndpointStore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from cnm_core.drivers.spoofcheck import SpoofCheck
 
 _PORT_ATTEMPTS = 100
+# From so many ports on, handing something to all of them takes longer than a fork.
+_CROWD = 250
 _MTU = 1500  # what the kernel gives to a bridge (ether_setup)
 _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
 
@@ -187,7 +190,8 @@ class Bridge:
         )
         if not options.disable_container_interface:
             self._await_port(self._host_end)
-            announce(container_end, netns)
+            crowd = EndpointStore(network.state_dir).count(network.name)
+            announce(container_end, netns, apart=crowd > _CROWD)
         shared = () if self._gateway is None else (interface(self._gateway),)
         return attached(
             endpoint.addressing,

@@ -1,13 +1,13 @@
 """The container's end of an endpoint, whatever driver made it: addresses, routes, checks."""
 
-from posix import urandom
+from posix import _exit, closerange, fork, urandom
 from time import monotonic, sleep
 
 from cnm_core.errors import AddressInUse, TryAgainLater
 from cnm_core.inet import format_mac
 from cnm_core.kernel import address, link, route, sysctl
 from cnm_core.kernel.link import Link
-from cnm_core.kernel.netlink import Socket
+from cnm_core.kernel.netlink import Request, Socket
 from cnm_core.kernel.netns import Netns, find_netns
 from cnm_core.model import (
     Addressing,
@@ -73,15 +73,38 @@ def configure(name: str, addressing: Addressing, netns: Netns, *, up: bool, dad:
     return found
 
 
-def announce(container_end: Link, netns: Netns) -> None:
+def announce(container_end: Link, netns: Netns, *, apart: bool = False) -> None:
     """Tell neighbours where the link's addresses are now; they may know them by another MAC.
 
     A gratuitous ARP and an unsolicited neighbour advertisement, which the kernel sends when
     a MAC address is set (arp_notify and ndisc_notify, Documentation/networking/ip-sysctl.rst).
     When the link came up it sent them too, before the other end could take them.
+
+    A bridge hands them to each of its ports before the request returns. With `apart` a child
+    process does that waiting, which nobody else needs to; init reaps it.
     """
     request = link.set_mac(container_end.index, container_end.name, container_end.mac)
-    netns.socket().request(request)
+    if not (apart and _request_apart(netns.socket(), request)):
+        netns.socket().request(request)
+
+
+def _request_apart(socket: Socket, request: Request) -> bool:
+    """Have a child process send a request and wait for its end; False if there can be none.
+
+    It lets go of stdin, stdout and stderr, or a runtime that reads to their end would wait for
+    it after all. Nobody hears of a failure: neighbours will ask then.
+    """
+    try:
+        child = fork()
+    except OSError:
+        return False
+    if child == 0:
+        try:
+            closerange(0, 3)
+            socket.request(request)
+        finally:
+            _exit(0)
+    return True
 
 
 def remove(kind: str, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:

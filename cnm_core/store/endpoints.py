@@ -96,6 +96,13 @@ class EndpointStore:
         files.remove(files.temporary(self._path(network, key)))
         files.remove(self._path(network, key))
 
+    def count(self, network: str) -> int:
+        """How many records a network has, roughly: what is half written counts as well."""
+        try:
+            return len(listdir(self._network(network)))
+        except OSError:
+            return 0
+
     def keys(self, network: str) -> list[EndpointKey]:
         """The endpoints of a network that have records, whole or broken."""
         names = _list(self._network(network))

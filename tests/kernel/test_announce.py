@@ -3,6 +3,7 @@
 import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -48,8 +49,16 @@ def heard(listener: socket.socket, wanted: set[str]) -> dict[str, str]:
     return {address: found[address] for address in wanted}
 
 
-def test_neighbours_hear_of_it(endpoint: MakeEndpoint, dual: Config) -> None:
-    """A gratuitous ARP for IPv4, an unsolicited neighbour advertisement for IPv6."""
+@pytest.mark.parametrize("others", [0, 300])
+def test_neighbours_hear_of_it(endpoint: MakeEndpoint, dual: Config, others: int) -> None:
+    """A gratuitous ARP for IPv4, an unsolicited neighbour advertisement for IPv6.
+
+    On a network of many endpoints, which are records here, they come from a child process.
+    """
+    records = Path("/run/cnm/blue")
+    records.mkdir(parents=True)
+    for number in range(others):
+        (records / f"other{number}:eth0").touch()
     HOST.ip("link", "add", "blue0", "up", "type", "bridge")
     with HOST.entered():
         listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
