@@ -55,10 +55,10 @@ def configure(name: str, addressing: Addressing, netns: Netns, *, up: bool, dad:
     with netns:
         if any(lease.address.version == 6 for lease in addressing.leases):
             _enable_ipv6(name)
-        if not dad:
-            sysctl.set_if_present("0", "net", "ipv6", "conf", name, "accept_dad")
+            sysctl.set_to("1", "net", "ipv6", "conf", name, "ndisc_notify")
+            if not dad:
+                sysctl.set_to("0", "net", "ipv6", "conf", name, "accept_dad")
         sysctl.set_to("1", "net", "ipv4", "conf", name, "arp_notify")
-        sysctl.set_if_present("1", "net", "ipv6", "conf", name, "ndisc_notify")
     inside = netns.socket()
     found = link.parse(inside.request(link.get(name))[0])
     if up:

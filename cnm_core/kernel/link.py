@@ -33,6 +33,7 @@ IFLA_OPERSTATE, IFLA_IFALIAS = 16, 20
 IF_OPER_UP = 6
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_DATA = 1, 2, 5
 VETH_INFO_PEER = 1
+IFLA_BR_MCAST_SNOOPING = 23
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 RTEXT_FILTER_SKIP_STATS = 8
 AF_BRIDGE = 7
@@ -144,12 +145,17 @@ def create_bridge(name: str, mac: bytes, mtu: int, data: bytes = b"") -> Request
 
     The address is given at creation, so that the bridge does not take its lowest port's
     (br_stp_recalculate_bridge_id) and systemd-udev leaves it alone. `mtu` 0 leaves it
-    to the kernel. `data` are IFLA_BR_ attributes.
+    to the kernel. `data` are further IFLA_BR_ attributes.
+
+    It does not snoop on multicast. Without a querier a bridge floods that anyway
+    (br_multicast_querier_exists), and snooping would have it set timers of every port
+    anew whenever one of them comes or goes (br_port_state_selection).
     """
+    data += u8(IFLA_BR_MCAST_SNOOPING, 0)
     body = header(flags=IFF_UP, change=IFF_UP) + string(IFLA_IFNAME, name)
     body += attribute(IFLA_ADDRESS, mac) + (u32(IFLA_MTU, mtu) if mtu else b"")
     kind = string(IFLA_INFO_KIND, "bridge")
-    body += nested(IFLA_LINKINFO, kind, nested(IFLA_INFO_DATA, data) if data else b"")
+    body += nested(IFLA_LINKINFO, kind, nested(IFLA_INFO_DATA, data))
     flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL
     return Request(RTM_NEWLINK, flags, body, f'create bridge "{name}"')
 

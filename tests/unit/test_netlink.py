@@ -95,11 +95,15 @@ def nest(*attributes: tuple[Any, ...]) -> dict[str, Attributes]:
 @given(names, macs, mtus | st.just(0))
 def test_create_bridge(name: str, mac: bytes, mtu: int) -> None:
     """A bridge with its address from the beginning; MTU 0 is left out."""
+    data = nest(("IFLA_BR_MCAST_SNOOPING", 0))
     attributes = nest(
         ("IFLA_IFNAME", name),
         ("IFLA_ADDRESS", format_mac(mac)),
         ("IFLA_MTU", mtu or None),
-        ("IFLA_LINKINFO", nest(("IFLA_INFO_KIND", "bridge"))),
+        (
+            "IFLA_LINKINFO",
+            nest(("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", data)),
+        ),
     )
     request = link.create_bridge(name, mac, mtu)
     same(request, ifinfmsg, rtnl.RTM_NEWLINK, NEW, flags=IFF_UP, change=IFF_UP, **attributes)
@@ -108,7 +112,7 @@ def test_create_bridge(name: str, mac: bytes, mtu: int) -> None:
 @given(names, macs)
 def test_create_bridge_that_filters(name: str, mac: bytes) -> None:
     """A bridge whose VLAN filtering is on from the beginning."""
-    data = nest(("IFLA_BR_VLAN_FILTERING", 1))
+    data = nest(("IFLA_BR_VLAN_FILTERING", 1), ("IFLA_BR_MCAST_SNOOPING", 0))
     attributes = nest(
         ("IFLA_IFNAME", name),
         ("IFLA_ADDRESS", format_mac(mac)),
