@@ -105,7 +105,7 @@ class EndpointStore:
 
     def keys(self, network: str) -> list[EndpointKey]:
         """The endpoints of a network that have records, whole or broken."""
-        names = _list(self._network(network))
+        names = files.names(self._network(network))
         parts = [name.partition(":") for name in names if not name.startswith(".")]
         return [EndpointKey(cid, ifname) for cid, colon, ifname in parts if colon]
 
@@ -118,22 +118,13 @@ class EndpointStore:
 
     def networks(self) -> list[str]:
         """The networks that have, or had, endpoints."""
-        return [name for name in _list(self._directory) if not name.startswith(".")]
+        return [name for name in files.names(self._directory) if not name.startswith(".")]
 
     def _network(self, network: str) -> str:
         return f"{self._directory}/{network}"
 
     def _path(self, network: str, key: EndpointKey) -> str:
         return f"{self._network(network)}/{key}"
-
-
-def _list(directory: str) -> list[str]:
-    try:
-        return listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise files.failure("list", directory, error) from None
 
 
 def _encode(endpoint: Endpoint) -> str:

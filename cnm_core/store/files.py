@@ -142,6 +142,16 @@ def remove(path: str) -> bool:
     return True
 
 
+def names(directory: str) -> list[str]:
+    """What is in a directory; nothing where there is none. Raises StateFailure."""
+    try:
+        return listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise failure("list", directory, error) from None
+
+
 class Lock:
     """An exclusive flock on a file, made when missing. A context manager."""
 

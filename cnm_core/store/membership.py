@@ -8,7 +8,7 @@ Files below ``<state directory>/.overlay``, each of which may be removed at any 
 - ``.pending/<network>/<key>``: an endpoint that is gone here and not yet in the store
 """
 
-from posix import listdir, rmdir, uname
+from posix import rmdir, uname
 
 from cnm_core import json
 from cnm_core.config.overlay import OverlayConfig, StoreConfig
@@ -102,7 +102,7 @@ class Membership:
 
     def networks(self) -> list[str]:
         """The networks of which something is known."""
-        return [name for name in _names(self._directory) if name[0] != "."]
+        return [name for name in files.names(self._directory) if name[0] != "."]
 
     def forget(self, network: str) -> None:
         """Have the next call look at the store."""
@@ -151,9 +151,9 @@ class Membership:
 
     def pending(self) -> "Iterator[tuple[str, EndpointKey]]":
         """The releases that wait: (network, endpoint)."""
-        for network in _names(f"{self._directory}/.pending"):
+        for network in files.names(f"{self._directory}/.pending"):
             if network[0] != ".":
-                for name in _names(f"{self._directory}/.pending/{network}"):
+                for name in files.names(f"{self._directory}/.pending/{network}"):
                     container_id, _, ifname = name.partition(":")
                     yield network, EndpointKey(container_id, ifname)
 
@@ -264,12 +264,3 @@ def _decode(network: str, node: str, content: str) -> View:
         network=decode_network(network, fields["network"], int(fields["made"])),
         blocks=tuple(Block(parse_address(text), int(since)) for text, since in fields["blocks"]),
     )
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise files.failure("list", directory, error) from None

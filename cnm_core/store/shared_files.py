@@ -14,7 +14,6 @@ from posix import (
     O_NOFOLLOW,
     O_WRONLY,
     close,
-    listdir,
     rmdir,
     stat,
     write,
@@ -164,7 +163,7 @@ class FileStore:
 
     def _keys(self, prefix: str) -> "Iterator[str]":
         """The keys below a prefix without its slash."""
-        for name in _names(f"{self._directory}/entries/{prefix}"):
+        for name in files.names(f"{self._directory}/entries/{prefix}"):
             below = f"{prefix}/" if prefix else ""
             if name.startswith("="):
                 yield below + name[1:]
@@ -223,7 +222,7 @@ class FileStore:
                 yield Change(key, entry.value if entry else None, number)
 
     def _leases(self) -> list[int]:
-        return [int(name) for name in _names(self._directory + "/leases") if name.isdigit()]
+        return [int(name) for name in files.names(self._directory + "/leases") if name.isdigit()]
 
     def _lease(self, lease: int) -> "tuple[int, float, tuple[str, ...]] | None":
         """A lease's length in seconds, when it ends, and its keys."""
@@ -278,15 +277,6 @@ class _Opened:
 def _boot() -> str:
     """What tells this boot of the machine from any other (random(4))."""
     return (files.read_text("/proc/sys/kernel/random/boot_id") or "").strip()
-
-
-def _names(directory: str) -> list[str]:
-    try:
-        return listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise files.failure("list", directory, error) from None
 
 
 def _size(path: str) -> int:
