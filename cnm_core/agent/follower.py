@@ -127,10 +127,7 @@ class Follower:
             return  # it comes with the next endpoint, or by the next comparison
         wanted = overlay.rows(view, bridge.index, device.index, fresh)
         unwanted = overlay.rows(view, bridge.index, device.index, stale)
-        keys = {overlay.key_of(row) for row in wanted}
-        neighbour.apply(
-            self._host, wanted, [row for row in unwanted if overlay.key_of(row) not in keys]
-        )
+        neighbour.apply(self._host, wanted, unwanted)
 
     def _compare(self) -> None:
         """Compare all networks of this host with the kernel, and mend what differs."""

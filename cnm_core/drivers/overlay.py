@@ -266,15 +266,8 @@ def reconcile(
 ) -> tuple[set[Row], set[Row]]:
     """Make the kernel's entries those of the endpoints; what was missing, and what was stale."""
     missing, stale = difference(socket, view, endpoints)
-    # An entry that is replaced has the key of a stale one, which would take it along.
-    replaced = {key_of(row) for row in missing}
-    neighbour.apply(socket, missing, [row for row in stale if key_of(row) not in replaced])
+    neighbour.apply(socket, missing, stale)
     return missing, stale
-
-
-def key_of(row: Row) -> tuple[int, bytes, bool]:
-    """What the kernel tells entries apart by."""
-    return row.index, row.ip or row.mac, bool(row.vtep)
 
 
 def _indexes(socket: Socket, view: View) -> tuple[int, int]:

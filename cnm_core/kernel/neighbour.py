@@ -49,6 +49,11 @@ class Row(Record):
     ip: bytes = b""
     vtep: bytes = b""
 
+    @property
+    def key(self) -> tuple[int, bytes, bool]:
+        """What the kernel tells entries apart by."""
+        return self.index, self.ip or self.mac, bool(self.vtep)
+
     def __str__(self) -> str:
         if self.ip:
             return f"neighbour {format_ip(self.ip)} at {format_mac(self.mac)}"
@@ -68,8 +73,13 @@ def delete(row: Row) -> Request:
 
 
 def apply(socket: Socket, wanted: "Iterable[Row]", unwanted: "Iterable[Row]" = ()) -> None:
-    """Remove entries, which may be gone, and have others, in batches. Raises KernelRefused."""
-    for batch in _batches([delete(row) for row in unwanted]):
+    """Remove entries, which may be gone, and have others, in batches. Raises KernelRefused.
+
+    An unwanted one in whose place a wanted one comes is replaced, which takes no moment.
+    """
+    wanted = list(wanted)
+    replaced = {row.key for row in wanted}
+    for batch in _batches([delete(row) for row in unwanted if row.key not in replaced]):
         try:
             socket.request(*batch)
         except KernelRefused as error:
