@@ -13,7 +13,6 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-extern const struct _frozen cnm_modules[];
 extern char __data_start, _edata;
 extern PyObject *cnm_tls_new(PyObject *self, PyObject *args);
 extern PyObject *cnm_tls_pump(PyObject *self, PyObject *args);
@@ -92,7 +91,6 @@ int main(int argc, char **argv)
     signal(SIGXFSZ, SIG_IGN);
     if (argc > 0)
         called_as = argv[0];
-    PyImport_FrozenModules = cnm_modules;
     if (PyImport_AppendInittab("_cnm", cnm_init))
         return 255;
 

@@ -15,7 +15,9 @@ from types import CodeType
 
 PACKAGES = ("cnm_core", "plugins")
 # What the interpreter imports when text is in a form that its own C code does not know.
-ENCODINGS = ("encodings", "encodings.aliases", "encodings.utf_8")
+ENCODINGS = ("codecs", "encodings", "encodings.aliases", "encodings.utf_8")
+# The import system itself, under the name and the file name that CPython's C code looks for.
+IMPORT_SYSTEM = "_frozen_importlib"
 
 
 def build(
@@ -29,12 +31,14 @@ def build(
 
     `bundles` are the lists of modules that are loaded together, as `orders` gives them.
     """
-    codes = {name: _compile(name, path) for name, path in modules.items()}
+    codes = {name: _compile(f"{name.replace('.', '/')}.py", path) for name, path in modules.items()}
     packages = {name for name, path in modules.items() if path.name == "__init__.py"}
     for bundle, names in bundles.items():
         members = tuple((name, name in packages, codes[name]) for name in names)
         codes[f"cnm_bundle.{bundle}"] = _constant("MODULES", members)
     codes["cnm_executables"] = _constant("EXECUTABLES", tuple(executables.items()))
+    source = Path(sysconfig.get_path("stdlib"), "importlib/_bootstrap.py")
+    codes[IMPORT_SYSTEM] = _compile("<frozen importlib._bootstrap>", source)
     table = work / "modules.c"
     table.write_text(_table(codes, packages))
     config = Path(sysconfig.get_config_var("LIBPL"))
@@ -42,7 +46,8 @@ def build(
     command = ["gcc", "-O2", "-Wall", "-Wextra", "-static", "-no-pie", "-s", "-o", str(target)]
     command += [f"-I{sysconfig.get_path('include')}"]
     here = Path(__file__).parent
-    command += [str(here / "main.c"), str(table), str(library), "-lexpat", "-lz", "-lm"]
+    command += [str(here / "main.c"), str(here / "frozen.c"), str(table), str(library)]
+    command += ["-lexpat", "-lz", "-lm"]
     command += [str(here / "tls.c"), "-lssl", "-lcrypto"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     # The linker's warnings are about getaddrinfo and dlopen, which a plugin never calls.
@@ -102,9 +107,9 @@ class _WithoutAnnotations(ast.NodeTransformer):
         return node
 
 
-def _compile(name: str, path: Path) -> CodeType:
+def _compile(file: str, path: Path) -> CodeType:
     tree = ast.fix_missing_locations(_WithoutAnnotations().visit(ast.parse(path.read_bytes())))
-    return compile(tree, f"{name.replace('.', '/')}.py", "exec", dont_inherit=True, optimize=2)
+    return compile(tree, file, "exec", dont_inherit=True, optimize=2)
 
 
 def _constant(name: str, value: tuple[object, ...]) -> CodeType:
