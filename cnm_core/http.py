@@ -5,7 +5,19 @@ whole exchange, connections that are kept open where the server agrees. ``http.c
 would cost a plugin process 40 ms. Only what speaks to somebody imports this module.
 """
 
-from _socket import AF_INET, AF_INET6, AF_UNIX, SOCK_CLOEXEC, SOCK_STREAM
+from _socket import (
+    AF_INET,
+    AF_INET6,
+    AF_UNIX,
+    IPPROTO_TCP,
+    SO_KEEPALIVE,
+    SOCK_CLOEXEC,
+    SOCK_STREAM,
+    SOL_SOCKET,
+    TCP_KEEPCNT,
+    TCP_KEEPIDLE,
+    TCP_KEEPINTVL,
+)
 from _socket import socket as open_socket
 from errno import EACCES, ECONNREFUSED, ENOENT
 from posix import O_CLOEXEC, O_RDONLY, close, read
@@ -25,6 +37,8 @@ _HEAD_LIMIT = 64 << 10
 _PIECE = 64 << 10
 _PORTS = {"http": 80, "https": 443, "tcp": 80}
 _NO_BODY = (204, 304)
+# A stream whose other side is gone without a word ends after IDLE + COUNT * INTERVAL seconds.
+_KEEPALIVE = {TCP_KEEPIDLE: 10, TCP_KEEPINTVL: 5, TCP_KEEPCNT: 2}
 
 
 class Unanswered(Exception):
@@ -153,11 +167,12 @@ class Connection:
         """The body of an answer without end, as it comes; b"" where nothing came for `pause`.
 
         The answer must begin within `seconds`. Raises what `request` raises, and Unanswered
-        at the end of the body and for a status other than 200.
+        at the end of the body, for a status other than 200, and where the server is gone.
         """
         self._seconds, self._deadline = seconds, monotonic() + seconds
         try:
             self._send(_head(method, target, self._server, len(body), headers) + body)
+            self._keep_alive()
             status, reason, fields = self._read_head()
             if status != 200:
                 text = self._read_body(status, fields, _HEAD_LIMIT)
@@ -174,6 +189,14 @@ class Connection:
             raise Unanswered(f"{self._server} broke off: {error.strerror}") from None
         finally:
             self.close()
+
+    def _keep_alive(self) -> None:
+        """Have the kernel ask whether the other side is there while it says nothing."""
+        assert self._socket is not None
+        if not self._server.path:
+            self._socket.setsockopt(SOL_SOCKET, SO_KEEPALIVE, 1)
+            for option, value in _KEEPALIVE.items():
+                self._socket.setsockopt(IPPROTO_TCP, option, value)
 
     def _comes_within(self, seconds: float) -> bool:
         """Whether there is something to receive, within that time."""
@@ -284,9 +307,15 @@ class Connection:
     def _pieces(self, fields: dict[str, str]) -> "Iterator[bytes]":
         """The body as it comes (RFC 9112, section 6.3)."""
         if "chunked" in fields.get("transfer-encoding", "").lower():
-            while length := self._chunk_length():
-                yield from self._exactly(length)
-                self._line()
+            left = self._chunk_length()
+            while left:
+                data = self._more()
+                piece, self._received = data[:left], data[left:]
+                left -= len(piece)
+                if not left:
+                    self._line()  # the chunk's end, lest `stream` take it for a piece to come
+                yield piece
+                left = left or self._chunk_length()
             self._fields()
         elif "content-length" in fields:
             digits = fields["content-length"]

@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import AsyncIterator, Coroutine
-
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.rtnl import RTMGRP_LINK
+from collections.abc import AsyncIterator, Coroutine, Iterator
 
 from cnm_core.agent.follower import Follower
 from cnm_core.agent.report import Report
 from cnm_core.config.overlay import OverlayConfig
+from cnm_core.drivers import overlay
 from cnm_core.errors import Error
+from cnm_core.kernel import link
+from cnm_core.kernel.netlink import Socket
 from cnm_core.store.membership import Membership, open_membership
 
 # A host that has said nothing for so long counts as gone.
@@ -31,9 +31,9 @@ async def run(options: OverlayConfig, host: str, port: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     server = await asyncio.start_server(report.serve, host, port)
-    with follower.membership.followed():
+    with follower.membership.followed(), _listening(follower):
         report.say("started", node=alive.node, listening=f"{host}:{port}")
-        async with server, _ended(_listen(follower)), _ended(_live(alive, report)):
+        async with server, _ended(_live(alive, report)):
             following = asyncio.create_task(asyncio.to_thread(follower.follow))
             ended = asyncio.create_task(stopping.wait())
             await asyncio.wait({following, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -54,13 +54,34 @@ async def _ended(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
             await task
 
 
-async def _listen(follower: Follower) -> None:
-    """Have the kernel compared when a link goes: it may be one of ours."""
-    async with AsyncIPRoute() as kernel:
-        await kernel.bind(RTMGRP_LINK)
-        async for message in kernel.get():
-            if message["event"] == "RTM_DELLINK":
-                follower.look()
+@contextlib.contextmanager
+def _listening(follower: Follower) -> Iterator[None]:
+    """Have the kernel compared when a link of an overlay goes, goes down or leaves its bridge.
+
+    By our own socket: pyroute2 would be a quarter of the agent's memory.
+    """
+    kernel = Socket(groups=link.RTMGRP_LINK)
+
+    def read() -> None:
+        try:
+            lost = any(_is_loss(kind, link.parse(body)) for kind, body in kernel.events())
+        except OSError:
+            lost = True  # ENOBUFS: the kernel had more to tell than it keeps
+        if lost:
+            follower.look()
+
+    loop = asyncio.get_running_loop()
+    loop.add_reader(kernel.fileno(), read)
+    try:
+        yield
+    finally:
+        loop.remove_reader(kernel.fileno())
+        kernel.close()
+
+
+def _is_loss(kind: int, changed: link.Link) -> bool:
+    gone = kind == link.RTM_DELLINK or not changed.up
+    return gone and changed.name.startswith(overlay.LINK_PREFIXES)
 
 
 async def _live(membership: Membership, report: Report) -> None:

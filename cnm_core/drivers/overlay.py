@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from cnm_core.store.cluster import Published, SharedNetwork
 
+_BRIDGE, _DEVICE = LINK_PREFIXES = "ov-", "vx-"
+
 
 class Overlay:
     """The driver for one call: a bridge driver, and what there is beyond this host."""
@@ -200,12 +202,12 @@ class Overlay:
 
 def bridge_name(network: "SharedNetwork") -> str:
     """The bridge of a network, the same on every host."""
-    return f"ov-{network.vni:06x}"
+    return f"{_BRIDGE}{network.vni:06x}"
 
 
 def device_name(network: "SharedNetwork") -> str:
     """The VXLAN device of a network, the same on every host."""
-    return f"vx-{network.vni:06x}"
+    return f"{_DEVICE}{network.vni:06x}"
 
 
 def ensure_device(socket: Socket, view: View) -> bool:
@@ -243,11 +245,12 @@ def ensure_device(socket: Socket, view: View) -> bool:
 
 def rows(view: View, bridge: int, device: int, endpoints: "Iterable[Published]") -> set[Row]:
     """The entries that the endpoints of other hosts have on this one."""
-    found = set()
+    found: set[Row] = set()
     for each in endpoints:
         if each.node != view.member.node:
-            found |= {Row(bridge, each.mac, ip=ip) for ip in each.ips}
-            found |= {Row(device, each.mac), Row(device, each.mac, vtep=each.vtep)}
+            found.update(Row(bridge, each.mac, ip, b"") for ip in each.ips)
+            found.add(Row(device, each.mac, b"", b""))
+            found.add(Row(device, each.mac, b"", each.vtep))
     return found
 
 
@@ -257,8 +260,8 @@ def difference(
     """The entries that are missing, and those that should not be there."""
     bridge, device = _indexes(socket, view)
     wanted = rows(view, bridge, device, endpoints)
-    present = neighbour.list_of(socket, bridge) | neighbour.list_of(socket, device)
-    return wanted - present, {row for row in present if row.index == device or row.ip} - wanted
+    present = neighbour.list_of(socket, bridge, device)
+    return wanted - present, present - wanted
 
 
 def reconcile(

@@ -16,6 +16,7 @@ from cnm_core.kernel.netlink import (
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_REPLACE,
+    U32,
     Request,
     Socket,
     attribute,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
-NDA_DST, NDA_LLADDR = 1, 2
+NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
 NTF_SELF, NTF_MASTER = 0x2, 0x4
 
@@ -48,6 +49,17 @@ class Row(Record):
     mac: bytes
     ip: bytes = b""
     vtep: bytes = b""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Row) and self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash(self._values)
+
+    @property
+    def _values(self) -> tuple[int, bytes, bytes, bytes]:
+        """Compared by it: of a large network there are tens of thousands."""
+        return self.index, self.mac, self.ip, self.vtep
 
     @property
     def key(self) -> tuple[int, bytes, bool]:
@@ -79,21 +91,26 @@ def apply(socket: Socket, wanted: "Iterable[Row]", unwanted: "Iterable[Row]" = (
     """
     wanted = list(wanted)
     replaced = {row.key for row in wanted}
-    for batch in _batches([delete(row) for row in unwanted if row.key not in replaced]):
+    for batch in _batches([row for row in unwanted if row.key not in replaced]):
         try:
-            socket.request(*batch)
+            socket.request(*map(delete, batch))
         except KernelRefused as error:
             if error.errno != ENOENT:
                 raise
-    for batch in _batches([replace(row) for row in wanted]):
-        socket.request(*batch)
+    for batch in _batches(wanted):
+        socket.request(*map(replace, batch))
 
 
-def list_of(socket: Socket, index: int) -> set[Row]:
-    """The static entries of a link: its neighbours, and where its frames go."""
+def list_of(socket: Socket, bridge: int, device: int) -> set[Row]:
+    """The static entries of an overlay: neighbours of its bridge, where the device's frames go."""
+    only = attribute(NDA_IFINDEX, U32.pack(bridge))
+    dumps = (
+        (bridge, _NDMSG.pack(AF_INET, 0, 0, 0, 0) + only),
+        (bridge, _NDMSG.pack(AF_INET6, 0, 0, 0, 0) + only),
+        (device, _NDMSG.pack(AF_BRIDGE, device, 0, 0, 0)),
+    )
     found = set()
-    for family in (AF_INET, AF_INET6, AF_BRIDGE):
-        body = _NDMSG.pack(family, 0 if family != AF_BRIDGE else index, 0, 0, 0)
+    for index, body in dumps:
         for message in socket.dump(Request(RTM_GETNEIGH, NLM_F_DUMP, body, "list neighbours")):
             row = _parse(message, index)
             if row is not None:
@@ -116,17 +133,19 @@ def _body(row: Row) -> bytes:
 
 def _parse(message: bytes, index: int) -> Row | None:
     family, found, state, flags, _ = _NDMSG.unpack_from(message)
+    if found != index or not state & (NUD_PERMANENT | NUD_NOARP):
+        return None
     values = attributes(message, 12)
     mac = values.get(NDA_LLADDR, b"")
-    if found != index or len(mac) != 6:
+    if len(mac) != 6:
         return None
     if family != AF_BRIDGE:
-        return Row(index, mac, ip=values[NDA_DST]) if state & NUD_PERMANENT else None
+        return Row(index, mac, values[NDA_DST], b"") if state & NUD_PERMANENT else None
     if flags & NTF_SELF:
         vtep = values.get(NDA_DST, b"")
-        return Row(index, mac, vtep=vtep) if vtep and any(vtep) else None
-    return Row(index, mac) if state == NUD_NOARP else None
+        return Row(index, mac, b"", vtep) if vtep and any(vtep) else None
+    return Row(index, mac, b"", b"") if state == NUD_NOARP else None
 
 
-def _batches(requests: list[Request]) -> list[list[Request]]:
-    return [requests[at : at + _BATCH] for at in range(0, len(requests), _BATCH)]
+def _batches(rows: list[Row]) -> list[list[Row]]:
+    return [rows[at : at + _BATCH] for at in range(0, len(rows), _BATCH)]

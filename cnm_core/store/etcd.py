@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 _PATIENCE = 5.0
 _PAUSE = 0.5
 _LIMIT = 256 << 20
+_PAGE = 1000
 # Codes of gRPC (google.golang.org/grpc/codes) that tell of the caller, not of the store.
 _UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT, _NOT_FOUND = 16, 7, 3, 5
+_OUT_OF_RANGE = 11
 
 
 class Access(Record):
@@ -71,11 +73,27 @@ class EtcdStore:
         return next((self._entry(each) for each in _list(answer, "kvs")), None)
 
     def range(self, prefix: str) -> Range:
-        """All keys below a prefix; see SharedStore."""
-        question = {"key": self._key(prefix), "range_end": _end(self._prefix + prefix)}
-        answer = self._call("/v3/kv/range", {**question, "sort_target": "KEY"})
-        entries = tuple(self._entry(each) for each in _list(answer, "kvs"))
-        return Range(entries, _number(_object(answer, "header"), "revision"))
+        """All keys below a prefix; see SharedStore.
+
+        Read in pages: a hundred thousand at once would take more memory than the rest, and
+        longer than a request may. All are of the first one's revision.
+        """
+        entries: list[Entry] = []
+        page: dict[str, object] = {"key": self._key(prefix), "limit": str(_PAGE)}
+        end = _end(self._prefix + prefix)
+        revision = 0
+        while True:
+            try:
+                answer = self._call("/v3/kv/range", {**page, "range_end": end})
+            except Refused as error:
+                if error.code != _OUT_OF_RANGE:
+                    raise
+                return self.range(prefix)  # compacted meanwhile: once more, of a new revision
+            entries += map(self._entry, _list(answer, "kvs"))
+            revision = revision or _number(_object(answer, "header"), "revision")
+            if answer.get("more") is not True:
+                return Range(tuple(entries), revision)
+            page |= {"key": self._key(entries[-1].key + "\0"), "revision": str(revision)}
 
     def commit(
         self, conditions: tuple[Unchanged, ...], changes: "tuple[Put | Delete, ...]"
@@ -178,7 +196,7 @@ class EtcdStore:
                     continue
                 if error.code in (_UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT):
                     raise _refusal(error, self._access.user) from None
-                if error.code == _NOT_FOUND:
+                if error.code in (_NOT_FOUND, _OUT_OF_RANGE):
                     raise
                 failures.append(f"{self._servers[0]}: {error}")
             if len(failures) == len(self._servers):

@@ -24,6 +24,7 @@ from cnm_core.store.shared_files import FileStore
 from cnm_core.tls import Trust
 from tests.certificates import authority, signed
 from tests.etcd import Etcd
+from tests.iproute import HOST, Netns
 
 if TYPE_CHECKING:
     from cnm_core.store.shared import SharedStore
@@ -325,3 +326,39 @@ def test_authentication(etcd: Etcd) -> None:
     assert "wrong" not in str(refusal.value) + refusal.value.details
     with pytest.raises(NotAvailable, match="without a user"):
         etcd_store(etcd).get("a")
+
+
+def test_pages(etcd: Etcd) -> None:
+    """A range of many keys is read in pages, all of one revision."""
+    store = etcd_store(etcd)
+    keys = [f"many/{number:05}" for number in range(2500)]
+    for at in range(0, len(keys), 100):
+        store.commit((), tuple(Put(key, key) for key in keys[at : at + 100]))
+    found = store.range("many/")
+    assert [each.key for each in found.entries] == keys
+    assert all(each.key == each.value for each in found.entries)
+    assert found.revision == max(each.revision for each in found.entries)
+
+
+def test_watch_of_a_lost_server(
+    netns: Callable[[], Netns], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watch ends when its server is gone without a word, as behind a broken link."""
+    monkeypatch.setattr(http, "_KEEPALIVE", dict.fromkeys(http._KEEPALIVE, 1))
+    far = netns()
+    HOST.ip("link", "add", "near0", "type", "veth", "peer", "name", "far0", "netns", far.name)
+    HOST.ip("addr", "add", "10.98.0.1/24", "dev", "near0")
+    HOST.ip("link", "set", "near0", "up")
+    far.ip("addr", "add", "10.98.0.2/24", "dev", "far0")
+    far.ip("link", "set", "far0", "up")
+    server = Etcd(tmp_path / "etcd", address="10.98.0.2", netns=far)
+    server.start()
+    try:
+        store = etcd_store(server)
+        watch = store.watch("a/", put(store, "a/1", "1"))
+        assert next(watch) == ()
+        far.ip("link", "set", "far0", "down")
+        with pytest.raises(Unreachable, match="watch broke off"):
+            assert not any(watch)
+    finally:
+        server.kill()
