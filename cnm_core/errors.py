@@ -122,6 +122,12 @@ class Several(Error):
     code = 107
 
 
+class ClaimConflict(Error):
+    """A host of the cluster says that addresses are its own which are another host's."""
+
+    code = 108
+
+
 class Reported(Error):
     """An error object of another plugin, passed on as it came."""
 

@@ -6,6 +6,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from base64 import b64decode, b64encode
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.certificates import Identity
 from tests.iproute import HOST, Netns
 
 _PATIENCE = 30  # seconds
+_PREFIX = "cnm/v1/default/"
 
 
 @dataclass
@@ -74,6 +76,26 @@ class Etcd:
                 fields: dict[str, object] = json.load(answer)
                 return fields
 
+    def put(self, key: str, value: str) -> None:
+        """Write a key as somebody else would, below those of the default cluster."""
+        self.call("/v3/kv/put", key=_encoded(_PREFIX + key), value=_encoded(value))
+
+    def delete(self, key: str) -> None:
+        """Remove a key of the default cluster."""
+        self.call("/v3/kv/deleterange", key=_encoded(_PREFIX + key))
+
+    def keys(self, prefix: str = "") -> dict[str, str]:
+        """The entries of the default cluster below a prefix."""
+        start = _PREFIX + prefix
+        end = start[:-1] + chr(ord(start[-1]) + 1)
+        answer = self.call("/v3/kv/range", key=_encoded(start), range_end=_encoded(end))
+        found = answer.get("kvs", [])
+        assert isinstance(found, list)
+        return {
+            _decoded(each["key"]).removeprefix(_PREFIX): _decoded(each.get("value", ""))
+            for each in found
+        }
+
     def _tls_arguments(self) -> list[str]:
         """Have clients show certificates of the authority, too."""
         if self.identity is None or self.authority is None:
@@ -104,3 +126,11 @@ class Etcd:
             self._process.kill() if kill else self._process.terminate()
             self._process.wait(_PATIENCE)
             self._process = None
+
+
+def _encoded(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
+def _decoded(text: str) -> str:
+    return b64decode(text).decode()

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 
 from cnm_core.agent.report import Report
 from cnm_core.drivers import overlay
-from cnm_core.errors import Error, KernelRefused
+from cnm_core.errors import Error, KernelRefused, StateFailure
 from cnm_core.kernel import link, neighbour
 from cnm_core.kernel.netlink import Socket
 from cnm_core.model import EndpointKey
-from cnm_core.store.cluster import Published, endpoint_of
+from cnm_core.store.cluster import Published, endpoint_of, endpoint_place
 from cnm_core.store.membership import Membership, View
-from cnm_core.store.shared import Change, Compacted, Unreachable
+from cnm_core.store.shared import Change, Compacted
 
 _PREFIX = "endpoints/"
 _COMPARE_SECONDS = 60.0
@@ -59,25 +59,18 @@ class Follower:
                 self._watch(revision)
             except Compacted:
                 self.report.say("watch-compacted")
-            except Unreachable as error:
-                if self.report.store_up:
-                    self.report.say("store-down", error=error.msg)
-                self.report.store_up = False
-                self._stopping.wait(_RETRY_SECONDS)
             except Error as error:
-                self.report.say("failed", error=error.msg)
+                self.report.lose_store(error)
                 self._stopping.wait(_RETRY_SECONDS)
 
     def _read(self) -> int:
         """Read all endpoints, and make the kernel's entries theirs; the revision."""
+        self.membership.cluster.check_schema()
         found = self.membership.cluster.store.range(_PREFIX)
         self._networks = {}
         for entry in found.entries:
-            self._take(endpoint_of(entry.key, entry.value))
-        if not self.report.store_up:
-            self.report.say("store-up", revision=found.revision)
-        self.report.store_up = True
-        self.report.revision = found.revision
+            self._take(entry.key, entry.value)
+        self.report.find_store(found.revision)
         self._compare()
         return found.revision
 
@@ -96,24 +89,30 @@ class Follower:
             if self._look.is_set() or due or fresh:
                 self._compare()
 
-    def _take(self, endpoint: Published) -> None:
+    def _take(self, key: str, value: str) -> Published | None:
+        """Note what an entry says; None, and a report, where it makes no sense."""
+        try:
+            endpoint = endpoint_of(key, value)
+        except StateFailure as error:
+            self.report.ignore(error)
+            return None
         self._networks.setdefault(endpoint.network, {})[endpoint.node, endpoint.key] = endpoint
+        return endpoint
 
     def _apply(self, changes: Iterable[Change]) -> None:
         """Apply changes to the kernel, those of a network together."""
         stale: dict[str, list[Published]] = {}
         fresh: dict[str, list[Published]] = {}
         for change in changes:
-            _, network, node, name = change.key.split("/")
-            container_id, _, ifname = name.partition(":")
-            key = node, EndpointKey(container_id, ifname)
-            gone = self._networks.setdefault(network, {}).pop(key, None)
-            if gone is not None:
-                stale.setdefault(network, []).append(gone)
-            if change.value is not None:
-                endpoint = endpoint_of(change.key, change.value)
-                self._take(endpoint)
-                fresh.setdefault(network, []).append(endpoint)
+            place = endpoint_place(change.key)
+            if place is not None:
+                network, node, key = place
+                gone = self._networks.get(network, {}).pop((node, key), None)
+                if gone is not None:
+                    stale.setdefault(network, []).append(gone)
+            endpoint = None if change.value is None else self._take(change.key, change.value)
+            if endpoint is not None:
+                fresh.setdefault(endpoint.network, []).append(endpoint)
         for network in stale.keys() | fresh.keys():
             view = self.membership.known(network)
             if view is not None:
@@ -127,7 +126,11 @@ class Follower:
             return  # it comes with the next endpoint, or by the next comparison
         wanted = overlay.rows(view, bridge.index, device.index, fresh)
         unwanted = overlay.rows(view, bridge.index, device.index, stale)
-        neighbour.apply(self._host, wanted, unwanted)
+        try:
+            neighbour.apply(self._host, wanted, unwanted)
+        except KernelRefused as error:
+            self.report.say("failed", network=view.network.name, error=error.msg)
+            self._look.set()
 
     def _compare(self) -> None:
         """Compare all networks of this host with the kernel, and mend what differs."""

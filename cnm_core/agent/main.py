@@ -24,8 +24,8 @@ async def run(options: OverlayConfig, host: str, port: int) -> None:
     """Run until SIGTERM or SIGINT. Traffic goes on as it is afterwards."""
     report = Report()
     # Each thread has a connection of its own.
-    follower = Follower(open_membership(options, json.loads), report)
-    alive = open_membership(options, json.loads)
+    follower = Follower(open_membership(options, report.ignore, json.loads), report)
+    alive = open_membership(options, report.ignore, json.loads)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,8 +91,9 @@ async def _live(membership: Membership, report: Report) -> None:
         while True:
             try:
                 lease = await asyncio.to_thread(_stay, membership, lease)
+                report.keep_lease()
             except Error as error:
-                report.say("lease-failed", error=error.msg)
+                report.lose_lease(error)
                 lease = 0
             await asyncio.sleep(LIFETIME_SECONDS / 3 if lease else _RETRY_SECONDS)
     finally:
@@ -104,6 +105,7 @@ async def _live(membership: Membership, report: Report) -> None:
 def _stay(membership: Membership, lease: int) -> int:
     """Keep a lease alive, or begin another; which."""
     store = membership.cluster.store
+    membership.cluster.check_schema()
     if lease and store.keep_alive(lease):
         return lease
     lease = store.grant(LIFETIME_SECONDS)

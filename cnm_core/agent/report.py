@@ -7,16 +7,27 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from cnm_core.errors import Error
+from cnm_core.store.shared import Unreachable
+
 _REQUEST_SECONDS = 5
 
 
 @dataclass
 class Report:
-    """The agent's state in numbers. `mended` counts entries that were missing or stale."""
+    """The agent's state in words and numbers.
 
-    store_up: bool = False
+    `trouble` is why the agent does not follow the store, "" while it does; `lease_lost` why
+    other hosts take this one for gone, "" while they do not. `mended` counts entries of
+    the kernel that were missing or stale, `ignored` entries of the store that make no
+    sense or break its rules, each time they are read.
+    """
+
+    trouble: str = "the store has not been read yet"
+    lease_lost: str = "there is no lease yet"
     revision: int = 0
     mended: int = 0
+    ignored: int = 0
     endpoints: dict[str, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -26,15 +37,54 @@ class Report:
         with self._lock:
             print(line, file=sys.stderr, flush=True)
 
+    def ignore(self, error: Error) -> None:
+        """Count and say what is passed over in the store."""
+        self.ignored += 1
+        self.say("ignored", error=error.msg, details=error.details)
+
+    def find_store(self, revision: int) -> None:
+        """Note that the store was read."""
+        if self.trouble:
+            self.say("store-up", revision=revision)
+        self.trouble, self.revision = "", revision
+
+    def lose_store(self, error: Error) -> None:
+        """Note that the store does not answer, or cannot be followed; say each trouble once."""
+        if self.trouble != error.msg:
+            event = "store-down" if isinstance(error, Unreachable) else "failed"
+            self.say(event, error=error.msg, details=error.details)
+        self.trouble = error.msg
+
+    def keep_lease(self) -> None:
+        """Note that the lease is alive."""
+        if self.lease_lost:
+            self.say("lease-kept")
+        self.lease_lost = ""
+
+    def lose_lease(self, error: Error) -> None:
+        """Note that the lease could not be kept."""
+        if self.lease_lost != error.msg:
+            self.say("lease-lost", error=error.msg)
+        self.lease_lost = error.msg
+
+    def health(self) -> str:
+        """What is wrong, a line each; "" while all is well."""
+        troubles = (("store", self.trouble), ("lease", self.lease_lost))
+        return "".join(f"{what}: {why}\n" for what, why in troubles if why)
+
     def metrics(self) -> str:
         """The numbers in Prometheus' text format."""
         lines = [
             "# TYPE cnm_agent_store_up gauge",
-            f"cnm_agent_store_up {int(self.store_up)}",
+            f"cnm_agent_store_up {int(not self.trouble)}",
+            "# TYPE cnm_agent_lease_up gauge",
+            f"cnm_agent_lease_up {int(not self.lease_lost)}",
             "# TYPE cnm_agent_store_revision counter",
             f"cnm_agent_store_revision {self.revision}",
             "# TYPE cnm_agent_mended_entries_total counter",
             f"cnm_agent_mended_entries_total {self.mended}",
+            "# TYPE cnm_agent_ignored_entries_total counter",
+            f"cnm_agent_ignored_entries_total {self.ignored}",
             "# TYPE cnm_agent_endpoints gauge",
         ]
         # Names of networks have no character that the format would want escaped.
@@ -45,7 +95,7 @@ class Report:
         return "\n".join([*lines, ""])
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one HTTP request: GET /metrics, or GET /healthz, which is 503 without a store."""
+        """Answer one HTTP request: GET /metrics, or GET /healthz, 503 without store or lease."""
         try:
             request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _REQUEST_SECONDS)
             target = request.split(b" ", 2)[1]
@@ -53,10 +103,10 @@ class Report:
             if target == b"/metrics":
                 status, body = "200 OK", self.metrics()
             elif target == b"/healthz":
-                status = "200 OK" if self.store_up else "503 Service Unavailable"
-                body = "ok\n" if self.store_up else "the store does not answer\n"
+                body = self.health() or "ok\n"
+                status = "503 Service Unavailable" if self.health() else "200 OK"
             head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nConnection: close\r\n"
-            writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+            writer.write(f"{head}Content-Length: {len(body.encode())}\r\n\r\n{body}".encode())
             await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, OSError):
             pass  # whoever asked has gone, or does not speak HTTP

@@ -11,7 +11,7 @@ from typing import Any
 
 from netaddr import IPNetwork
 
-from cnm_core.cli import pools
+from cnm_core.cli import output, pools
 from cnm_core.cli.agent_config import network_keys
 from cnm_core.cli.conflists import Conflist
 from cnm_core.cli.main import IN_THE_WAY, INVALID, Failure
@@ -37,7 +37,9 @@ def plugin(
     keys = network_keys(agent_file) | wanted.keys()
     if wanted.internal:
         keys["internal"] = True
-    shared = open_membership(_decoded({**keys, "subnets": []}), json.loads).cluster
+    options = _decoded({**keys, "subnets": []})
+    shared = open_membership(options, output.passed_over, json.loads).cluster
+    shared.check_schema()
     others = {each.name: each for each in shared.networks()}
     present = others.pop(wanted.name, None)
     if present is not None:
@@ -55,7 +57,7 @@ def register(name: str, of: dict[str, Any]) -> dict[str, Any]:
     Raises Failure where the cluster refuses it, and Unreachable.
     """
     options = _decoded(of)
-    membership = open_membership(options, json.loads)
+    membership = open_membership(options, output.passed_over, json.loads)
     try:
         made = membership.look(*cluster.wanted(name, options, membership.node)).network
     except InvalidNetworkConfig as error:

@@ -85,7 +85,9 @@ def fence(agent_file: Path, name: str, force: bool) -> None:
 
 def _cluster(agent_file: Path) -> Cluster:
     options = overlay_config({**network_keys(agent_file), "subnets": []})
-    return open_membership(options, json.loads).cluster
+    cluster = open_membership(options, output.passed_over, json.loads).cluster
+    cluster.check_schema()
+    return cluster
 
 
 def _nodes(cluster: Cluster) -> list[Node]:
@@ -93,8 +95,8 @@ def _nodes(cluster: Cluster) -> list[Node]:
     members = {each.node: format_ip(each.vtep) for each in cluster.members()}
     alive = cluster.alive()
     names = [each.name for each in cluster.networks()]
-    endpoints = [each.node for name in names for each in cluster.endpoints(name)]
-    blocks = [holder for name in names for holder in cluster.block_holders(name)]
+    endpoints = [each.node for each in cluster.endpoints()]
+    blocks = [each.node for name in names for each in cluster.claims(name)]
     return [
         Node(name, members.get(name, ""), name in alive, endpoints.count(name), blocks.count(name))
         for name in sorted({*members, *endpoints, *blocks})

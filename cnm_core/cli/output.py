@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from cnm_core.errors import Error
+
 format_option = click.option(
     "--format",
     "form",
@@ -39,6 +41,11 @@ def print_lines(documents: Iterable[dict[str, Any]]) -> None:
 def warn(text: str) -> None:
     """One line on stderr about what did not stop the command."""
     click.echo(f"cnm: {' '.join(text.split())}", err=True)
+
+
+def passed_over(error: Error) -> None:
+    """Warn of something in the store of a cluster that is passed over."""
+    warn(f"{error.msg}; {error.details}".rstrip("; "))
 
 
 def _print_rich(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

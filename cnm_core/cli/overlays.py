@@ -57,7 +57,9 @@ def look(network: Conflist) -> Seen:
     """Ask the cluster about an overlay network; why it does not answer goes to stderr."""
     known = None
     try:
-        membership = open_membership(overlay_config(network.driver_config), json.loads)
+        membership = open_membership(
+            overlay_config(network.driver_config), output.passed_over, json.loads
+        )
         view = membership.known(network.name)
         known = view.network if view else None
         cluster = membership.cluster
@@ -108,7 +110,7 @@ class Removal:
 def removal(network: Conflist) -> Removal:
     """For `cnm network rm`. Raises InvalidNetworkConfig."""
     options = overlay_config(network.driver_config)
-    return Removal(network.name, options, open_membership(options, json.loads))
+    return Removal(network.name, options, open_membership(options, output.passed_over, json.loads))
 
 
 def _use_of(subnet: Address, taken: list[bytes]) -> PoolUse:

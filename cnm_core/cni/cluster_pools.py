@@ -6,10 +6,10 @@ from cnm_core.cni.invocation import Invocation, say
 from cnm_core.config import values
 from cnm_core.config.network import NetworkConfig, network_config
 from cnm_core.config.overlay import OverlayConfig, overlay_config
-from cnm_core.errors import InvalidNetworkConfig, UnsupportedField
+from cnm_core.errors import Error, InvalidNetworkConfig, UnsupportedField
 from cnm_core.ipam.cluster import ClusterIpam
 from cnm_core.model import Endpoint
-from cnm_core.store.membership import open_membership, without_store
+from cnm_core.store.membership import membership_of, without_store
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
     options = overlay_config(call.config)
     requests, _ = pools.requests(call)
     mac = pools.requested_mac(call, network_config(call.config))
-    return ClusterIpam(call.network, options, open_membership(options), requests, mac)
+    return ClusterIpam(call.network, options, membership_of(options, _say), requests, mac)
 
 
 def driver_of(call: Invocation, endpoint: Endpoint | None, config: NetworkConfig) -> "IpamDriver":
@@ -38,8 +38,12 @@ def driver_of(call: Invocation, endpoint: Endpoint | None, config: NetworkConfig
         data_dir = endpoint.pool.data_dir
     try:
         options = overlay_config(call.config).replace(data_dir=data_dir)
-        return ClusterIpam(call.network, options, open_membership(options))
+        return ClusterIpam(call.network, options, membership_of(options, _say))
     except InvalidNetworkConfig as error:
         say(error.msg)
     options = default.replace(data_dir=data_dir, state_dir=config.state_dir)
     return ClusterIpam(call.network, options, without_store(options))
+
+
+def _say(error: Error) -> None:
+    say(error.msg)

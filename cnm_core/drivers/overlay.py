@@ -30,7 +30,7 @@ from cnm_core.model import (
     Network,
 )
 from cnm_core.store.cluster import mac_of
-from cnm_core.store.membership import Membership, View, open_membership
+from cnm_core.store.membership import Membership, View, membership_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class Overlay:
 
     def _member_of(self, network: Network) -> Membership:
         if self._membership is None:
-            self._membership = open_membership(_options(network))
+            self._membership = membership_of(_options(network))
         return self._membership
 
     def _view(self, network: Network) -> View:
@@ -244,14 +244,25 @@ def ensure_device(socket: Socket, view: View) -> bool:
 
 
 def rows(view: View, bridge: int, device: int, endpoints: "Iterable[Published]") -> set[Row]:
-    """The entries that the endpoints of other hosts have on this one."""
+    """The entries that the endpoints of other hosts have on this one.
+
+    None for what cannot be: a host in another family of addresses, an address that is the
+    gateway's or in no subnet.
+    """
     found: set[Row] = set()
     for each in endpoints:
-        if each.node != view.member.node:
+        if each.node != view.member.node and _is_possible(view, each):
             found.update(Row(bridge, each.mac, ip, b"") for ip in each.ips)
             found.add(Row(device, each.mac, b"", b""))
             found.add(Row(device, each.mac, b"", each.vtep))
     return found
+
+
+def _is_possible(view: View, endpoint: "Published") -> bool:
+    subnets = view.network.subnets
+    return len(endpoint.vtep) == len(view.member.vtep) and all(
+        any(ip in each.address and ip != each.gateway for each in subnets) for ip in endpoint.ips
+    )
 
 
 def difference(

@@ -12,6 +12,7 @@ from cnm_core.errors import (
     Error,
     InvalidNetworkConfig,
     PoolExhausted,
+    StateFailure,
     TryAgainLater,
     raise_all,
 )
@@ -69,13 +70,14 @@ class ClusterIpam:
         view = self._membership.view(member, network)
         for _ in range(_ATTEMPTS):
             try:
-                return self._publish(view, key)
+                try:
+                    return self._publish(view, key)
+                except PoolExhausted as error:
+                    view = self._grow(view, error)
             except Outdated:
                 view = self._membership.look(member, network)
             except _Taken:
                 continue
-            except PoolExhausted as error:
-                view = self._grow(view, error)
         raise TryAgainLater(f'addresses of network "{self._network}" change too fast')
 
     def release(self, key: EndpointKey) -> None:
@@ -86,7 +88,7 @@ class ClusterIpam:
         if view is not None and view.blocks and not self._local().owners():
             try:
                 self._membership.release_blocks(view)
-            except Unreachable:
+            except (Unreachable, StateFailure):
                 pass  # they stay this host's, which holds nothing up
 
     def drift(self, key: EndpointKey, leases: "Collection[Lease]") -> list[Drift]:
@@ -107,7 +109,7 @@ class ClusterIpam:
         try:
             known = self._membership.cluster.endpoints(self._network, self._membership.node)
             stale |= {each.key for each in known} - set(valid)
-        except Unreachable as error:
+        except (Unreachable, StateFailure) as error:
             failures.append(error)
         for key in stale:
             try:

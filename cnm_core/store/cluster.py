@@ -12,13 +12,24 @@ Keys, all below ``cnm/v1/<cluster>/`` in a store of many clusters:
 | ``blocks/<network>/<address>_<length>`` | the host that gives these addresses |
 | ``ips/<network>/<address>`` | the endpoint that has the address, as ``<node>/<key>`` |
 | ``endpoints/<network>/<node>/<key>`` | addresses, MAC address and VTEP of an endpoint |
+| ``schema`` | absent: what all of this means has no other version yet |
+
+A version that means something else by these keys writes ``schema`` before it does, and
+this one keeps away then: every transaction has the absence as a condition. Members of an
+object that a value is may be added at any time; whoever does not know them leaves them.
+
+An entry that makes no sense counts as absent wherever many are read, and is reported.
 
 What is claimed is claimed by a transaction on the absence of its key, and on the host's
 own membership as it was when it joined: a host that has been fenced can claim nothing.
+A claim is made once and never changed: one that was, or a block across another's, is no
+claim by these rules.
 """
 
 from cnm_core import json
 from cnm_core.errors import (
+    ClaimConflict,
+    Error,
     InvalidNetworkConfig,
     NotAvailable,
     StateFailure,
@@ -31,6 +42,7 @@ from cnm_core.inet import (
     parse_address,
     parse_ip,
     parse_mac,
+    parse_subnet,
 )
 from cnm_core.model import EndpointKey
 from cnm_core.record import Record
@@ -48,6 +60,7 @@ if TYPE_CHECKING:
 # VNIs that are given out; below them those that other systems use by default.
 _FIRST_VNI, _LAST_VNI = 4097, (1 << 24) - 1
 _LAST_MADE = "subnets"
+_SCHEMA = "schema"
 # A subnet is given out in blocks of these prefix lengths, for each host one and more as needed.
 _BLOCK_LENGTHS = {32: 27, 128: 120}
 _ATTEMPTS = 100
@@ -98,6 +111,14 @@ class Block(Record):
     revision: int
 
 
+class Claim(Record):
+    """A block with the host that has it. `changed` is one that was another's before."""
+
+    block: Block
+    node: str
+    changed: bool = False
+
+
 class Published(Record):
     """An endpoint as the other hosts know it."""
 
@@ -115,23 +136,32 @@ class Published(Record):
 
 
 class Outdated(Exception):
-    """What a host knew of a network does not hold any more: look again."""
+    """What a host knew of itself or of a network does not hold any more: look again."""
 
 
 class Cluster:
-    """The shared state of one cluster, over its store."""
+    """The shared state of one cluster, over its store.
 
-    def __init__(self, store: "SharedStore") -> None:
+    `ignored` is told of what makes no sense there, or breaks the rules, and is passed over.
+    """
+
+    def __init__(self, store: "SharedStore", ignored: "Callable[[Error], None]") -> None:
         self.store = store
+        self._ignored = ignored
 
-    def member(self, node: str) -> Member | None:
-        """A host of that name, None where there is none."""
-        entry = self.store.get(f"members/{node}")
-        return _member_of(entry) if entry else None
+    def check_schema(self) -> None:
+        """Raise StateFailure where a newer version has taken the store over."""
+        found = self.store.get(_SCHEMA)
+        if found is not None:
+            raise StateFailure(
+                f"the cluster is of schema {json.shorten(found.value)}, and this version of cnm "
+                "knows schema 1 only",
+                details="install on this host the version of cnm that the other hosts have",
+            )
 
     def members(self) -> list[Member]:
         """All hosts."""
-        return list(map(_member_of, self.store.range("members/").entries))
+        return list(self._all("members/", _member_of))
 
     def join(self, wanted: Member) -> Member:
         """Make a host a member, or change its VTEP or MTU. Raises InvalidNetworkConfig.
@@ -139,23 +169,27 @@ class Cluster:
         Two hosts with one VTEP would take each other's traffic.
         """
         key = f"members/{wanted.node}"
-        value = json.dumps({"vtep": format_ip(wanted.vtep), "mtu": wanted.mtu})
         for _ in range(_ATTEMPTS):
-            members = {each.node: each for each in self.members()}
-            present = members.pop(wanted.node, wanted.replace(revision=0))
-            if present.revision and present == wanted.replace(revision=present.revision):
-                return present
-            for each in members.values():
+            entry = self.store.get(key)
+            others = []
+            for each in self.members():
+                if each.node != wanted.node:
+                    others.append(each)
+                elif entry and each == wanted.replace(revision=entry.revision):
+                    return each
+            for each in others:
                 if each.vtep == wanted.vtep:
                     raise _vtep_in_use(wanted, each)
-            revision = self.store.commit((Unchanged(key, present.revision),), (Put(key, value),))
+            since = entry.revision if entry else 0
+            put = Put(key, _encode_member(wanted, entry.value if entry else ""))
+            revision = self._commit((Unchanged(key, since),), (put,))
             if revision is not None:
                 return wanted.replace(revision=revision)
         raise TryAgainLater(f'member "{wanted.node}" is being changed by too many at once')
 
     def announce(self, node: str, lease: int) -> None:
         """Have a host count as alive while its lease is."""
-        self.store.commit((), (Put(f"alive/{node}", "", lease),))
+        self._commit((), (Put(f"alive/{node}", "", lease),))
 
     def alive(self) -> set[str]:
         """The hosts whose agents are there."""
@@ -168,7 +202,7 @@ class Cluster:
 
     def networks(self) -> list[SharedNetwork]:
         """All networks."""
-        return list(map(_network_of, self.store.range("networks/").entries))
+        return list(self._all("networks/", _network_of))
 
     def create_network(self, wanted: SharedNetwork, mtu: int) -> SharedNetwork:
         """Make a network known, with a VNI of its own; the one of that name if it is the same.
@@ -196,7 +230,7 @@ class Cluster:
             )
             unchanged = Unchanged(_LAST_MADE, last.revision if last else 0)
             conditions = (unchanged, *(Unchanged(each.key) for each in changes))
-            revision = self.store.commit(conditions, (*changes, Put(_LAST_MADE, made.name)))
+            revision = self._commit(conditions, (*changes, Put(_LAST_MADE, made.name)))
             if revision is not None:
                 return made.replace(revision=revision)
         raise TryAgainLater(f'network "{wanted.name}" is being made by too many at once')
@@ -214,19 +248,28 @@ class Cluster:
         self._delete_all([*keys, f"vnis/{network.vni}", f"networks/{network.name}"])
 
     def blocks(self, network: str, node: str) -> tuple[Block, ...]:
-        """The blocks of a network that a host has."""
-        entries = self.store.range(f"blocks/{network}/").entries
-        return tuple(_block_of(each) for each in entries if each.value == node)
+        """The blocks of a network that a host has. Raises ClaimConflict where one is another's."""
+        claims = self.claims(network)
+        for each in claims:
+            conflict = _conflict(network, each, claims)
+            if conflict is not None and each.node == node:
+                raise conflict
+            if conflict is not None:
+                self._ignored(conflict)
+        return tuple(each.block for each in claims if each.node == node)
 
-    def block_holders(self, network: str) -> list[str]:
-        """The host that has it, for each block of a network that some host has."""
-        return [each.value for each in self.store.range(f"blocks/{network}/").entries]
+    def claims(self, network: str) -> list[Claim]:
+        """Every block of a network that some host has."""
+        return list(self._all(f"blocks/{network}/", _claim_of))
 
     def claim_block(self, network: str, subnet: Address, member: Member) -> Block:
-        """A block of a subnet that no host has. Raises TryAgainLater where all are taken."""
+        """A block of a subnet that no host has.
+
+        Raises TryAgainLater where all are taken, Outdated where the host was fenced.
+        """
         for _ in range(_ATTEMPTS):
-            taken = {each.key for each in self.store.range(f"blocks/{network}/").entries}
-            block = _free_block(network, subnet, taken)
+            taken = [each.block.address for each in self.claims(network)]
+            block = _free_block(subnet, taken)
             if block is None:
                 raise TryAgainLater(
                     f'every block of {subnet} of network "{network}" is some host\'s',
@@ -241,7 +284,7 @@ class Cluster:
     def release_block(self, network: str, block: Block) -> None:
         """Give a block back, if the host still has it as it claimed it."""
         key = _block_key(network, block.address)
-        self.store.commit((Unchanged(key, block.revision),), (Delete(key),))
+        self._commit((Unchanged(key, block.revision),), (Delete(key),))
 
     def publish(
         self,
@@ -253,8 +296,8 @@ class Cluster:
         """Claim an endpoint's addresses and make it known, in one transaction.
 
         An address that somebody has is the answer; None means that it is done. Raises
-        NotAvailable where the host was fenced, Outdated where the network was removed or
-        one of the blocks that the addresses are out of is not the host's any more.
+        Outdated where the host was fenced, the network was removed, or one of the blocks that
+        the addresses are out of is not the host's any more.
         """
         claims = tuple(_ip_key(endpoint.network, ip) for ip in endpoint.ips)
         known = [Unchanged(f"networks/{network.name}", network.revision)]
@@ -283,64 +326,101 @@ class Cluster:
     def published(self, network: str, node: str, key: EndpointKey) -> Published | None:
         """An endpoint of a host, None where it is not known."""
         entry = self.store.get(f"endpoints/{network}/{node}/{key}")
-        return _decoded(entry, _published) if entry else None
+        return self._sense(entry, _published_of) if entry else None
 
-    def endpoints(self, network: str, node: str = "") -> list[Published]:
-        """The endpoints of a network, on all hosts or on one."""
-        prefix = f"endpoints/{network}/" + (f"{node}/" if node else "")
-        return [_decoded(entry, _published) for entry in self.store.range(prefix).entries]
+    def endpoints(self, network: str = "", node: str = "") -> list[Published]:
+        """The endpoints of a network, or of all; on all hosts, or on one."""
+        prefix = "endpoints/" + (f"{network}/" if network else "")
+        prefix += f"{node}/" if network and node else ""
+        found = self._all(prefix, _published_of)
+        return [each for each in found if node in ("", each.node)]
 
     def withdraw(self, network: str, node: str, key: EndpointKey) -> None:
         """Forget an endpoint and its addresses, those that it still has."""
-        known = self.store.get(f"endpoints/{network}/{node}/{key}")
-        if known is None:
-            return
-        endpoint = _decoded(known, _published)
-        conditions = [Unchanged(known.key, known.revision)]
-        changes = [Delete(known.key)]
-        for ip in endpoint.ips:
-            entry = self.store.get(_ip_key(network, ip))
-            if entry is not None and entry.value == endpoint.owner:
-                conditions.append(Unchanged(entry.key, entry.revision))
-                changes.append(Delete(entry.key))
-        if self.store.commit(tuple(conditions), tuple(changes)) is None:
-            raise TryAgainLater(f"{endpoint.owner} is being withdrawn by somebody else")
+        for _ in range(_ATTEMPTS):
+            known = self.store.get(f"endpoints/{network}/{node}/{key}")
+            if known is None:
+                return
+            endpoint = self._sense(known, _published_of)
+            conditions = [Unchanged(known.key, known.revision)]
+            changes = [Delete(known.key)]
+            for entry in self._claimed(network, endpoint):
+                if entry.value == f"{node}/{key}":
+                    conditions.append(Unchanged(entry.key, entry.revision))
+                    changes.append(Delete(entry.key))
+            if self._commit(tuple(conditions), tuple(changes)) is not None:
+                return
+        raise TryAgainLater(f"{node}/{key} is being withdrawn by too many at once")
 
     def fence(self, node: str) -> None:
         """Let a host go for good: it is no member, and others may have what it had.
 
         The membership goes first, so that the host can claim nothing any more.
         """
-        self.store.commit((), (Delete(f"members/{node}"), Delete(f"alive/{node}")))
-        for network in self.networks():
-            for endpoint in self.endpoints(network.name, node):
-                self.withdraw(network.name, node, endpoint.key)
-            for block in self.blocks(network.name, node):
-                self.release_block(network.name, block)
+        self._commit((), (Delete(f"members/{node}"), Delete(f"alive/{node}")))
+        for each in self.store.range("endpoints/").entries:
+            place = endpoint_place(each.key)
+            if place is not None and place[1] == node:
+                self.withdraw(*place)
+        for each in self.store.range("blocks/").entries:
+            if each.value == node:
+                self._commit((Unchanged(each.key, each.revision),), (Delete(each.key),))
+
+    def _commit(
+        self, conditions: tuple[Unchanged, ...], changes: "tuple[Put | Delete, ...]"
+    ) -> int | None:
+        """Do changes where conditions hold, in a store of the schema that this version knows."""
+        revision = self.store.commit((Unchanged(_SCHEMA), *conditions), changes)
+        if revision is None:
+            self.check_schema()
+        return revision
+
+    def _all(self, prefix: str, decode: "Callable[[Entry], T]") -> "Iterator[T]":
+        """What the entries below a prefix mean, those that mean something."""
+        for entry in self.store.range(prefix).entries:
+            found = self._sense(entry, decode)
+            if found is not None:
+                yield found
+
+    def _sense(self, entry: Entry, decode: "Callable[[Entry], T]") -> "T | None":
+        """What an entry means; None, and a report, where it makes no sense."""
+        try:
+            return decode(entry)
+        except StateFailure as error:
+            self._ignored(error)
+            return None
+
+    def _claimed(self, network: str, endpoint: Published | None) -> "Iterator[Entry]":
+        """The addresses of an endpoint, or all of its network where its entry is damaged."""
+        if endpoint is None:
+            yield from self.store.range(f"ips/{network}/").entries
+            return
+        for ip in endpoint.ips:
+            entry = self.store.get(_ip_key(network, ip))
+            if entry is not None:
+                yield entry
 
     def _claim(
         self, member: Member, conditions: tuple[Unchanged, ...], changes: tuple[Put, ...]
     ) -> int | None:
         own = Unchanged(f"members/{member.node}", member.revision)
-        revision = self.store.commit((own, *conditions), changes)
+        revision = self._commit((own, *conditions), changes)
         if revision is not None:
             return revision
         entry = self.store.get(own.key)
         if entry is None or entry.revision != member.revision:
-            raise NotAvailable(
-                f'this host, "{member.node}", is no member of the cluster any more: it was '
-                f"fenced, or another one took its name",
-                details="its agent has it join again, without the addresses it had",
-            )
+            raise Outdated
         return None
 
     def _free_vni(self) -> int:
-        taken = {int(each.key.rpartition("/")[2]) for each in self.store.range("vnis/").entries}
-        return next(each for each in range(_FIRST_VNI, _LAST_VNI + 1) if each not in taken)
+        taken = {each.key for each in self.store.range("vnis/").entries}
+        return next(
+            each for each in range(_FIRST_VNI, _LAST_VNI + 1) if f"vnis/{each}" not in taken
+        )
 
     def _delete_all(self, keys: list[str]) -> None:
         for at in range(0, len(keys), _TXN_OPS):
-            self.store.commit((), tuple(map(Delete, keys[at : at + _TXN_OPS])))
+            self._commit((), tuple(map(Delete, keys[at : at + _TXN_OPS])))
 
 
 def mac_of(ips: tuple[bytes, ...]) -> bytes:
@@ -355,7 +435,16 @@ def mac_of(ips: tuple[bytes, ...]) -> bytes:
 
 def endpoint_of(key: str, value: str) -> Published:
     """The endpoint that an entry below ``endpoints/`` means. Raises StateFailure."""
-    return _decoded(Entry(key, value, 0), _published)
+    return _published_of(Entry(key, value, 0))
+
+
+def endpoint_place(key: str) -> tuple[str, str, EndpointKey] | None:
+    """Network, host and endpoint of a key below ``endpoints/``; None if it makes no sense."""
+    parts = key.split("/")
+    container_id, _, ifname = parts[-1].partition(":")
+    if len(parts) != 4 or not all(parts) or not container_id or not ifname:
+        return None
+    return parts[1], parts[2], EndpointKey(container_id, ifname)
 
 
 def _decoded(entry: Entry, decode: "Callable[[str, dict[str, object]], T]") -> "T":
@@ -365,14 +454,37 @@ def _decoded(entry: Entry, decode: "Callable[[str, dict[str, object]], T]") -> "
             raise ValueError("not an object")
         return decode(entry.key, fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StateFailure(
-            f'"{entry.key}" of the cluster makes no sense: {error}: {json.shorten(entry.value)}',
-            details="an older or newer version may have written it, or somebody by hand",
-        ) from None
+        raise _senseless(entry, error) from None
+
+
+def _senseless(entry: Entry, error: Exception) -> StateFailure:
+    why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    return StateFailure(
+        f'"{entry.key}" of the cluster makes no sense: {why}: {json.shorten(entry.value)}',
+        details="an older or newer version may have written it, or somebody by hand",
+    )
+
+
+def _name_of(key: str) -> str:
+    """The name in a key of two segments."""
+    _, _, name = key.partition("/")
+    if not name or "/" in name:
+        raise ValueError("the key is not of two segments")
+    return name
 
 
 def _member_of(entry: Entry) -> Member:
     return _decoded(entry, _member).replace(revision=entry.revision)
+
+
+def _encode_member(member: Member, present: str) -> str:
+    """The value of a member's key, with what another version has written there."""
+    try:
+        known = json.loads(present)
+    except ValueError:
+        known = None
+    more = known if type(known) is dict else {}
+    return json.dumps({**more, "vtep": format_ip(member.vtep), "mtu": member.mtu})
 
 
 def decode_network(name: str, value: str, revision: int) -> SharedNetwork:
@@ -384,19 +496,24 @@ def _network_of(entry: Entry) -> SharedNetwork:
     return _decoded(entry, _network).replace(revision=entry.revision)
 
 
+def _published_of(entry: Entry) -> Published:
+    return _decoded(entry, _published)
+
+
 def _member(key: str, fields: dict[str, object]) -> Member:
-    return Member(key.rpartition("/")[2], parse_ip(str(fields["vtep"])), _number(fields["mtu"]))
+    return Member(_name_of(key), parse_ip(str(fields["vtep"])), _number(fields, "mtu", 0))
 
 
-def _number(value: object) -> int:
-    if type(value) is not int:
-        raise ValueError(f"not a number: {json.shorten(value)}")
+def _number(fields: dict[str, object], name: str, least: int, most: int = 1 << 32) -> int:
+    value = fields[name]
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{name} is not a number from {least} to {most}")
     return value
 
 
 def _items(value: object) -> "Iterator[dict[str, object]]":
-    if type(value) is not list:
-        raise ValueError(f"not a list: {json.shorten(value)}")
+    if type(value) is not list or not all(type(each) is dict for each in value):
+        raise ValueError(f"not a list of objects: {json.shorten(value)}")
     yield from value
 
 
@@ -417,16 +534,19 @@ def encode_network(network: SharedNetwork) -> str:
 
 
 def _network(key: str, fields: dict[str, object]) -> SharedNetwork:
+    subnets = tuple(
+        Subnet(parse_address(str(each["subnet"])), parse_ip(str(each["gateway"])))
+        for each in _items(fields["subnets"])
+    )
+    if not subnets or any(each.gateway not in each.address for each in subnets):
+        raise ValueError("subnets: is empty, or a gateway is not in its subnet")
     return SharedNetwork(
-        name=key.rpartition("/")[2],
-        vni=_number(fields["vni"]),
-        port=_number(fields["port"]),
-        mtu=_number(fields["mtu"]),
+        name=_name_of(key),
+        vni=_number(fields, "vni", 1, _LAST_VNI),
+        port=_number(fields, "port", 1, 65535),
+        mtu=_number(fields, "mtu", 68, 65535),
         internal=fields["internal"] is True,
-        subnets=tuple(
-            Subnet(parse_address(str(each["subnet"])), parse_ip(str(each["gateway"])))
-            for each in _items(fields["subnets"])
-        ),
+        subnets=subnets,
     )
 
 
@@ -441,17 +561,22 @@ def _encode_endpoint(endpoint: Published) -> str:
 
 
 def _published(key: str, fields: dict[str, object]) -> Published:
-    _, network, node, name = key.split("/")
-    container_id, _, ifname = name.partition(":")
+    place = endpoint_place(key)
+    if place is None:
+        raise ValueError("the key is not endpoints/<network>/<node>/<container ID>:<interface>")
     ips = fields["ips"]
-    if type(ips) is not list:
-        raise ValueError("ips is not a list")
+    if type(ips) is not list or not ips:
+        raise ValueError("ips is not a list of addresses")
+    mac = parse_mac(str(fields["mac"]))
+    if mac[0] & 1 or not any(mac):
+        raise ValueError("mac is no address of one interface")  # zeros mean all hosts to VXLAN
+    network, node, endpoint = place
     return Published(
         network=network,
         node=node,
-        key=EndpointKey(container_id, ifname),
+        key=endpoint,
         ips=tuple(parse_ip(str(ip)) for ip in ips),
-        mac=parse_mac(str(fields["mac"])),
+        mac=mac,
         vtep=parse_ip(str(fields["vtep"])),
     )
 
@@ -488,7 +613,7 @@ def _refuse_overlap(wanted: SharedNetwork, present: list[SharedNetwork]) -> None
     for network in present:
         for theirs in network.subnets:
             for ours in wanted.subnets:
-                if ours.address.ip in theirs.address or theirs.address.ip in ours.address:
+                if _overlap(ours.address, theirs.address):
                     raise InvalidNetworkConfig(
                         f"subnets: {ours.address} overlaps with {theirs.address} of network "
                         f'"{network.name}" in the cluster',
@@ -500,8 +625,41 @@ def _block_key(network: str, block: Address) -> str:
     return f"blocks/{network}/{format_ip(block.ip)}_{block.prefix}"
 
 
-def _block_of(entry: Entry) -> Block:
-    return Block(parse_address(entry.key.rpartition("/")[2].replace("_", "/")), entry.revision)
+def _claim_of(entry: Entry) -> Claim:
+    try:
+        _, _, name = entry.key.split("/")
+        address = parse_subnet(name.replace("_", "/"))
+        if not entry.value or "/" in entry.value:
+            raise ValueError("the value is no host")
+    except ValueError as error:
+        raise _senseless(entry, error) from None
+    return Claim(Block(address, entry.revision), entry.value, entry.created != entry.revision)
+
+
+def _conflict(network: str, claim: Claim, claims: list[Claim]) -> ClaimConflict | None:
+    """What is wrong with a claim: it was another host's, or is across an earlier one of it."""
+    address = claim.block.address
+    if claim.changed:
+        return ClaimConflict(
+            f'block {address} of network "{network}" was another host\'s and is said to be '
+            f'that of "{claim.node}" now, though it was never given back',
+            details=f'remove "{_block_key(network, address)}" from the store; the host that gave '
+            "addresses out of it claims it, or another one, again",
+        )
+    for each in claims:
+        other = each.block.address
+        earlier = each.block.revision < claim.block.revision
+        if each.node != claim.node and earlier and _overlap(address, other):
+            return ClaimConflict(
+                f'block {address} of network "{network}", claimed by "{claim.node}", is across '
+                f'{other}, which is that of "{each.node}"',
+                details=f'remove "{_block_key(network, address)}" from the store',
+            )
+    return None
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    return one.ip in other or other.ip in one
 
 
 def _block_length(subnet: Address) -> int:
@@ -511,14 +669,16 @@ def _block_length(subnet: Address) -> int:
     return max(subnet.prefix, usual, min(subnet.prefix + 3, bits - 2))
 
 
-def _free_block(network: str, subnet: Address, taken: set[str]) -> Address | None:
-    """The first block of a subnet whose key is not taken."""
+def _free_block(subnet: Address, taken: list[Address]) -> Address | None:
+    """The first block of a subnet that none of the taken ones is across."""
     length = _block_length(subnet)
     size = 1 << (len(subnet.ip) * 8 - length)
     first = int.from_bytes(subnet.ip, "big")
+    usual = {each.ip for each in taken if each.prefix == length}
+    odd = [each for each in taken if each.prefix != length]
     for number in range(1 << (length - subnet.prefix)):
         block = Address((first + number * size).to_bytes(len(subnet.ip), "big"), length)
-        if _block_key(network, block) not in taken:
+        if block.ip not in usual and not any(_overlap(block, each) for each in odd):
             return block
     return None
 

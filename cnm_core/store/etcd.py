@@ -166,7 +166,8 @@ class EtcdStore:
 
     def _entry(self, fields: dict[str, object]) -> Entry:
         key = _decode(fields.get("key")).removeprefix(self._prefix)
-        return Entry(key, _decode(fields.get("value")), _number(fields, "mod_revision"))
+        revision, created = (_number(fields, f"{each}_revision") for each in ("mod", "create"))
+        return Entry(key, _decode(fields.get("value")), revision, created)
 
     def _event(self, fields: dict[str, object]) -> Change:
         entry = self._entry(_object(fields, "kv"))

@@ -12,7 +12,7 @@ from posix import rmdir, uname
 
 from cnm_core import json
 from cnm_core.config.overlay import OverlayConfig, StoreConfig
-from cnm_core.errors import InvalidNetworkConfig, StateFailure
+from cnm_core.errors import Error, InvalidNetworkConfig, StateFailure
 from cnm_core.inet import Address, format_ip, parse_address, parse_ip
 from cnm_core.model import EndpointKey
 from cnm_core.record import Record
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from cnm_core.store.shared import SharedStore
+
+
+_opened: "dict[tuple[StoreConfig, str, str | None], Membership]" = {}
 
 
 class View(Record):
@@ -70,6 +73,7 @@ class Membership:
         Raises InvalidNetworkConfig where the underlay leaves less than the network's MTU.
         """
         with self._lock(network.name):
+            self.cluster.check_schema()
             present = self.cluster.join(member)
             _refuse_mtu(network, present)
             made = self.cluster.create_network(network, present.mtu)
@@ -171,21 +175,34 @@ class Membership:
 
 
 def open_membership(
-    options: OverlayConfig, loads: "Callable[[str], object]" = json.loads
+    options: OverlayConfig,
+    ignored: "Callable[[Error], None]",
+    loads: "Callable[[str], object]" = json.loads,
 ) -> Membership:
     """This host in the cluster of a configuration. Raises InvalidNetworkConfig, StateFailure.
 
-    `loads` reads JSON: a process that lives longer has a faster one.
+    `ignored` is told of entries of the store that are passed over. `loads` reads JSON: a
+    process that lives longer has a faster one.
     """
-    cluster = Cluster(_open_store(options.store, loads))
+    cluster = Cluster(_open_store(options.store, loads), ignored)
     return Membership(cluster, options.state_dir, options.node or node_name())
+
+
+def membership_of(
+    options: OverlayConfig, ignored: "Callable[[Error], None]" = lambda _: None
+) -> Membership:
+    """What `open_membership` gives, once: network driver and IPAM driver share a connection."""
+    key = options.store, options.state_dir, options.node
+    if key not in _opened:
+        _opened[key] = open_membership(options, ignored)
+    return _opened[key]
 
 
 def without_store(options: OverlayConfig) -> Membership:
     """This host where the configuration does not tell the store: releases wait in the journal."""
     from cnm_core.store.etcd import Access, EtcdStore
 
-    cluster = Cluster(EtcdStore(Access(()), ""))
+    cluster = Cluster(EtcdStore(Access(()), ""), lambda _: None)
     return Membership(cluster, options.state_dir, options.node or node_name())
 
 

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
 
 
 class Entry(Record):
-    """A key with its value, and the revision of the transaction that wrote it last."""
+    """A key with its value, and the revision of the transaction that wrote it last.
+
+    `created` is that of the one that wrote it first, since it was absent.
+    """
 
     key: str
     value: str
     revision: int
+    created: int = 0
 
 
 class Range(Record):

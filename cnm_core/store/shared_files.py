@@ -1,7 +1,8 @@
 """The shared store of one host, in files: nothing to install and nothing that runs.
 
 An entry is a file ``<directory>/entries/<segment>/…/=<last segment>`` that holds the
-revision, the lease and the value, one line each. A transaction is first written whole to
+revisions of its last and its first change, the lease and the value, a line each for the
+revisions, the lease, and all that is left. A transaction is first written whole to
 ``journal``, then done, then forgotten; whoever takes the lock finishes what a kill left.
 ``history`` has a line for each change, for watches. Times of leases are CLOCK_BOOTTIME
 of one boot, so that a clock that is set changes nothing, and a reboot ends them all.
@@ -141,7 +142,9 @@ class FileStore:
                 continue
             path = self._path(key)
             files.make_directories(path.rpartition("/")[0])
-            files.replace(path, f"{revision}\n{lease}\n{value}")
+            present = self._read(key)
+            created = present.created if present else revision
+            files.replace(path, f"{revision} {created}\n{lease}\n{value}")
             self._bind(lease, key)
         self._note(revision, [key for key, _, _ in fields["steps"]])
         files.replace(self._directory + "/revision", str(revision))
@@ -151,11 +154,12 @@ class FileStore:
         content = files.read_text(self._path(key))
         if content is None:
             return None
-        revision, _, rest = content.partition("\n")
+        revisions, _, rest = content.partition("\n")
         _, _, value = rest.partition("\n")
-        if not revision.isdigit():
+        revision, _, created = revisions.partition(" ")
+        if not revision.isdigit() or not (created or revision).isdigit():
             raise StateFailure(f'"{self._path(key)}" is damaged', details="remove the file")
-        return Entry(key, value, int(revision))
+        return Entry(key, value, int(revision), int(created or revision))
 
     def _revision(self) -> int:
         content = files.read_text(self._directory + "/revision")

@@ -87,7 +87,7 @@ def test_get(store: "SharedStore") -> None:
     first = put(store, "networks/blue", "one")
     second = put(store, "networks/blue", 'zwei "\n\t ü')
     assert second > first
-    assert store.get("networks/blue") == Entry("networks/blue", 'zwei "\n\t ü', second)
+    assert store.get("networks/blue") == Entry("networks/blue", 'zwei "\n\t ü', second, first)
     assert store.get("networks") is None
 
 
@@ -133,9 +133,20 @@ def test_one_revision(store: "SharedStore") -> None:
     """What one transaction writes has one revision."""
     revision = store.commit((), (Put("a", "1"), Put("b", "2")))
     assert [store.get(key) for key in ("a", "b")] == [
-        Entry("a", "1", revision or 0),
-        Entry("b", "2", revision or 0),
+        Entry("a", "1", revision or 0, revision or 0),
+        Entry("b", "2", revision or 0, revision or 0),
     ]
+
+
+def test_created(store: "SharedStore") -> None:
+    """A key that was absent meanwhile has been made anew."""
+    first = put(store, "a", "1")
+    put(store, "a", "2")
+    found = store.get("a")
+    assert found and (found.created, found.revision > first) == (first, True)
+    store.commit((), (Delete("a"),))
+    again = put(store, "a", "3")
+    assert store.get("a") == Entry("a", "3", again, again)
 
 
 def test_rivals(make: Make) -> None:
@@ -228,7 +239,7 @@ def test_killed_transaction(tmp_path: Path) -> None:
     journal = f'{{"revision": {revision + 1}, "steps": [["a", null, 0], ["b", "2", 0]]}}'
     (tmp_path / "store/journal").write_text(journal)
     assert store.get("a") is None
-    assert store.get("b") == Entry("b", "2", revision + 1)
+    assert store.get("b") == Entry("b", "2", revision + 1, revision + 1)
     assert not (tmp_path / "store/journal").exists()
 
 
@@ -300,7 +311,7 @@ def test_tls(node: None, tmp_path: Path) -> None:
         trust = Trust(str(ca.certificate), str(client.certificate), str(client.key))
         store = secure_store(server, trust)
         revision = put(store, "a", "1" * 100_000)
-        assert store.get("a") == Entry("a", "1" * 100_000, revision)
+        assert store.get("a") == Entry("a", "1" * 100_000, revision, revision)
         watch = secure_store(server, trust).watch("", revision - 1)
         assert next_changes(watch)[0].key == "a"
         for changes in ({"ca": str(other.certificate)}, {"certificate": "", "key": ""}):
