@@ -88,7 +88,7 @@ if TYPE_CHECKING:
             """Remove what the host has of endpoints of the network that are not known.
 
             For what no record tells of any more. `known` is to be called after the kernel
-            was asked: a record is there before what it is about.
+            was asked: a record is there before what it is about. The lock of parents is held.
             """
 
         def delete_network(self, network: Network) -> None:
@@ -262,7 +262,7 @@ class NetworkController:
             except Error as error:
                 failures.append(error)
         steps: list[Callable[[], None]] = [
-            lambda: self._driver.collect(network, lambda: {*valid, *self._store.keys(network)}),
+            lambda: self._collect_leftovers(network, valid),
             lambda: ipam_of(None).collect(valid),
             lambda: self._store.remove_half_written(network, grace_seconds),
         ]
@@ -292,6 +292,11 @@ class NetworkController:
                     f'network "{network.name}" has {len(keys)} endpoints, {keys[0]} among them'
                 )
             self._driver.delete_network(network)
+
+    def _collect_leftovers(self, network: str, valid: "Collection[EndpointKey]") -> None:
+        """What no record tells of; under the lock, since some of it is there before its parent."""
+        with self._store.lock_of_parents():
+            self._driver.collect(network, lambda: {*valid, *self._store.keys(network)})
 
     def _establish(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Record the endpoint, then make what it stands on; of its parents those that are ours."""
@@ -325,9 +330,12 @@ class NetworkController:
             self._store.remove(network, key)
             return
         with self._store.lock_of_parents():
-            for name in endpoint.parents:
-                if not self._store.shares_parent(name, endpoint):
-                    link.delete_if_present(Socket(), name)
+            shares = self._store.shares_parent
+            ours = [name for name in endpoint.parents if not shares(name, endpoint)]
+            for name in ours:
+                link.delete_if_present(Socket(), name)
+            if ours:
+                self._driver.collect(network, lambda: self._store.keys(network))
             self._store.remove(network, key)
 
     def _abandon(self, network: Network) -> None:

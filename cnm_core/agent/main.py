@@ -7,12 +7,14 @@ import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
 
 from cnm_core.agent.follower import Follower
+from cnm_core.agent.members import Members
 from cnm_core.agent.report import Report
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers import overlay
 from cnm_core.errors import Error
 from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
+from cnm_core.store.endpoints import EndpointStore
 from cnm_core.store.membership import Membership, open_membership
 
 # A host that has said nothing for so long counts as gone.
@@ -26,6 +28,9 @@ async def run(options: OverlayConfig, host: str, port: int) -> None:
     # Each thread has a connection of its own.
     follower = Follower(open_membership(options, report.ignore, json.loads), report)
     alive = open_membership(options, report.ignore, json.loads)
+    endpoints = EndpointStore(options.state_dir)
+    members = Members(open_membership(options, report.ignore, json.loads), endpoints, report)
+    followers: tuple[Follower | Members, ...] = (follower, members)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -34,11 +39,12 @@ async def run(options: OverlayConfig, host: str, port: int) -> None:
     with follower.membership.followed(), _listening(follower):
         report.say("started", node=alive.node, listening=f"{host}:{port}")
         async with server, _ended(_live(alive, report)):
-            following = asyncio.create_task(asyncio.to_thread(follower.follow))
+            works = {asyncio.create_task(asyncio.to_thread(each.follow)) for each in followers}
             ended = asyncio.create_task(stopping.wait())
-            await asyncio.wait({following, ended}, return_when=asyncio.FIRST_COMPLETED)
-            follower.stop()
-            await following
+            await asyncio.wait({*works, ended}, return_when=asyncio.FIRST_COMPLETED)
+            for each in followers:
+                each.stop()
+            await asyncio.gather(*works)
         report.say("stopped")
 
 

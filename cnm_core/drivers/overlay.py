@@ -5,7 +5,8 @@ masquerading, published ports. On top of it come a VXLAN device as one more port
 static entries for each endpoint of another host: its neighbour entry on the bridge, which
 answers ARP (br_do_proxy_suppress_arp, net/bridge/br_arp_nd_proxy.c), its forwarding entry
 of the bridge, and that of the VXLAN device, which names the host. Nothing is learned and
-nothing is flooded, so that what stands there is exactly what the store says.
+nothing is flooded, so that what stands there is exactly what the store says. Who may send to
+the device is in nftables (cnm_core/drivers/vtep_guard.py).
 """
 
 from errno import EEXIST
@@ -13,6 +14,7 @@ from errno import EEXIST
 from cnm_core.config.bridge import BridgeConfig
 from cnm_core.config.overlay import OverlayConfig, overlay_config
 from cnm_core.drivers.bridge import Bridge
+from cnm_core.drivers.vtep_guard import Guard
 from cnm_core.errors import InvalidNetworkConfig, KernelRefused, NotAvailable
 from cnm_core.kernel import link, neighbour, underlay, vxlan
 from cnm_core.kernel.neighbour import Row
@@ -36,7 +38,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
-    from cnm_core.store.cluster import Published, SharedNetwork
+    from cnm_core.store.cluster import Member, Published, SharedNetwork
 
 _BRIDGE, _DEVICE = LINK_PREFIXES = "ov-", "vx-"
 
@@ -76,13 +78,16 @@ class Overlay:
     def create_network(self, network: Network, leases: tuple[Lease, ...]) -> bool:
         """The bridge with its gateway addresses, the VXLAN device, and the peers' entries.
 
-        An agent keeps the entries as the store has them; where none does they are read anew.
+        An agent keeps guard and entries as the store has them; where none does they are read
+        anew. The guard is there before the device.
         """
         view = self._view(network)
-        first = self._bridge.create_network(self._on_bridge(network), leases)
-        made = ensure_device(self._host, view)
         membership = self._member_of(network)
-        if made or not membership.is_followed():
+        followed = membership.is_followed()
+        first = self._bridge.create_network(self._on_bridge(network), leases)
+        self._guard(membership, view, followed=followed)
+        made = ensure_device(self._host, view)
+        if made or not followed:
             reconcile(self._host, view, membership.cluster.endpoints(network.name))
         return first
 
@@ -126,7 +131,9 @@ class Overlay:
         found = self._bridge.drift(on_bridge, key, endpoint, attachment, netns)
         found += self._device_drift(view)
         if not found:
-            endpoints = self._member_of(network).cluster.endpoints(network.name)
+            cluster = self._member_of(network).cluster
+            found += Guard().drift(device_of(view), others(view, cluster.members()))
+            endpoints = cluster.endpoints(network.name)
             missing, stale = difference(self._host, view, endpoints)
             found += [Drift("entries of other hosts", str(row), "no such entry") for row in missing]
             found += [Drift("entries of other hosts", "none", str(row)) for row in stale]
@@ -141,8 +148,9 @@ class Overlay:
             raise NotAvailable(error.msg, details=error.details) from None
 
     def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
-        """What is left on the bridge of endpoints that nobody knows."""
+        """What is left of endpoints that nobody knows, and in the guard of networks."""
         self._bridge.collect(network, known)
+        Guard().keep(devices(self._host))
 
     def delete_network(self, network: Network) -> None:
         """Delete bridge and VXLAN device of this host."""
@@ -150,6 +158,7 @@ class Overlay:
         self._known = membership.known(network.name)
         if self._known is not None:
             link.delete_if_present(self._host, device_name(self._known.network))
+            Guard().forget(device_of(self._known))
             self._bridge.delete_network(self._on_bridge(network))
             membership.forget(network.name)
 
@@ -183,10 +192,28 @@ class Overlay:
         )
         return network.replace(options=options)
 
+    def _guard(self, membership: Membership, view: View, *, followed: bool) -> None:
+        """Have VXLAN packets taken from members only, of other networks too after a flush."""
+        guard = Guard()
+        stands = guard.stands(device_of(view))
+        if stands and followed:
+            return
+        views = [view]
+        if not stands:
+            known = map(membership.known, membership.networks())
+            views += [each for each in known if each and self._lacks_guard(guard, each)]
+        members = membership.cluster.members()
+        for each in views:
+            guard.admit(device_of(each), each.network.name, others(each, members))
+
+    def _lacks_guard(self, guard: Guard, view: View) -> bool:
+        has_device = link.find(self._host, device_name(view.network)) is not None
+        return has_device and not guard.stands(device_of(view))
+
     def _device_drift(self, view: View) -> list[Drift]:
         name = device_name(view.network)
         what = f"VXLAN device {name}"
-        wanted = _device(view)
+        wanted = device_of(view)
         found = link.find(self._host, name)
         if found is None:
             return [Drift(what, str(wanted), "no such link")]
@@ -219,7 +246,7 @@ def ensure_device(socket: Socket, view: View) -> bool:
     bridge = link.parse(socket.request(link.get(bridge_name(view.network)))[0])
     found = link.find(socket, name)
     if found is not None:
-        same = vxlan.device_of(socket, name) == _device(view) and found.master == bridge.index
+        same = vxlan.device_of(socket, name) == device_of(view) and found.master == bridge.index
         if same and found.up and found.mtu == view.network.mtu:
             return False
         link.delete_if_present(socket, name)
@@ -230,7 +257,7 @@ def ensure_device(socket: Socket, view: View) -> bool:
                 _device_mac(view),
                 view.network.mtu,
                 bridge.index,
-                _device(view),
+                device_of(view),
             )
         )
     except KernelRefused as error:
@@ -241,6 +268,19 @@ def ensure_device(socket: Socket, view: View) -> bool:
             raise _vni_in_use(view, error) from None
     socket.request(vxlan.set_port(link.parse(socket.request(link.get(name))[0])))
     return True
+
+
+def devices(socket: Socket) -> list[Vxlan]:
+    """The VXLAN devices of all overlay networks on this host."""
+    names = [each.name for each in link.list_links(socket) if each.name.startswith(_DEVICE)]
+    found = [vxlan.device_of(socket, name) for name in names]
+    return [each for each in found if each is not None]
+
+
+def others(view: View, members: "Iterable[Member]") -> set[bytes]:
+    """The VTEPs that a network's packets may come from."""
+    own = view.member
+    return {each.vtep for each in members if each.node != own.node} - {own.vtep}
 
 
 def rows(view: View, bridge: int, device: int, endpoints: "Iterable[Published]") -> set[Row]:
@@ -291,7 +331,8 @@ def _indexes(socket: Socket, view: View) -> tuple[int, int]:
     return bridge.index, device.index
 
 
-def _device(view: View) -> Vxlan:
+def device_of(view: View) -> Vxlan:
+    """The VXLAN device that a network has on this host."""
     return Vxlan(view.network.vni, view.network.port, view.member.vtep)
 
 

@@ -27,7 +27,8 @@ NFTA_DATA_VALUE, NFTA_DATA_VERDICT = 1, 2
 NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
 NFTA_BITWISE_OP = 6
 NFT_DATA_VERDICT = 0xFFFFFF00
-NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR = 3, 0x2
+NFT_FIB_RESULT_OIF, NFT_FIB_RESULT_ADDRTYPE = 1, 3
+NFTA_FIB_F_SADDR, NFTA_FIB_F_DADDR, NFTA_FIB_F_IIF = 0x1, 0x2, 0x8
 NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED = 0x1, 0x2
 UDATA_SET_KEYBYTEORDER, UDATA_SET_DATABYTEORDER = 0, 1
 UDATA_COMMENT, UDATA_SET_ELEM_FLAGS, SET_ELEM_F_INTERVAL_OPEN = 0, 1, 1
@@ -70,6 +71,8 @@ _PAYLOAD = {
     "ip6 daddr": (1, 24, 16),
     "th sport": (2, 0, 2),
     "th dport": (2, 2, 2),
+    # Behind UDP's 8 bytes: a reserved byte, and the VNI (RFC 7348, section 5).
+    "vxlan vni": (2, 11, 4),
 }
 _ATTRIBUTE = Struct("=HH")
 _BE16, _BE32 = Struct(">H"), Struct(">I")
@@ -113,8 +116,24 @@ def payload(field: str, reg: int = REG) -> bytes:
 
 def fib_daddr_type(reg: int = REG) -> bytes:
     """Load what the routes take the destination for, 4 bytes: LOCAL is the host's own."""
-    result = be32(2, NFT_FIB_RESULT_ADDRTYPE), be32(3, NFTA_FIB_F_DADDR)
-    return expression("fib", be32(1, reg), *result)
+    return _fib(NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR, reg)
+
+
+def fib_daddr_type_here(reg: int = REG) -> bytes:
+    """Load the same, where LOCAL is an address of the link that the packet came by."""
+    return _fib(NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR | NFTA_FIB_F_IIF, reg)
+
+
+def fib_way_back(reg: int = REG) -> bytes:
+    """Load the index of the link that the packet came by, if a route to its source leaves there.
+
+    4 bytes; zeroes where none does.
+    """
+    return _fib(NFT_FIB_RESULT_OIF, NFTA_FIB_F_SADDR | NFTA_FIB_F_IIF, reg)
+
+
+def _fib(result: int, flags: int, reg: int) -> bytes:
+    return expression("fib", be32(1, reg), be32(2, result), be32(3, flags))
 
 
 def cmp(value: bytes, reg: int = REG, *, equal: bool = True) -> bytes:
@@ -126,6 +145,11 @@ def bitwise(mask: bytes, reg: int = REG) -> bytes:
     """Clear those bits of a register that the mask does not have."""
     data = nested(4, value_data(mask)), nested(5, value_data(bytes(len(mask))))
     return expression("bitwise", be32(1, reg), be32(2, reg), be32(3, len(mask)), *data)
+
+
+def to_host_order(reg: int = REG) -> bytes:
+    """Turn the 4 big-endian bytes of a register into the host's order."""
+    return expression("byteorder", be32(1, reg), be32(2, reg), be32(3, 0), be32(4, 4), be32(5, 4))
 
 
 def any_of(bits: int, reg: int = REG) -> bytes:

@@ -127,6 +127,16 @@ EXPRESSIONS: list[tuple[bytes, str, dict[str, Any]]] = [
             XOR=_value(bytes(4)),
         ),
     ),
+    (
+        ex.to_host_order(9),
+        "byteorder",
+        _nla("NFTA_BYTEORDER", SREG=9, DREG=9, OP=0, LEN=4, SIZE=4),
+    ),
+    (
+        ex.payload("vxlan vni", 9),
+        "payload",
+        _nla("NFTA_PAYLOAD", DREG=9, BASE=2, OFFSET=11, LEN=4),
+    ),
     (ex.lookup("s"), "lookup", _nla("NFTA_LOOKUP", SET="s", SREG=1, FLAGS=[])),
     (
         ex.lookup("s", 2, inverted=True),

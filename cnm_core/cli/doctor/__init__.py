@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cnm_core.cli.conflists import Directory
-from cnm_core.cli.doctor import kernel, node, state
+from cnm_core.cli.doctor import kernel, node, overlays, state
 from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
 from cnm_core.cli.main import Failure
 from cnm_core.cli.network import directory_option
@@ -56,6 +56,7 @@ def examine(directory: Directory, path: tuple[str, ...]) -> list[Finding]:
         *node.settings(found.versions),
         *node.executables(path),
         *node.networks(directory.path, path),
+        *overlays.findings(directory.read()[0]),
         *found.findings,
     ]
 

@@ -1,0 +1,109 @@
+"""Has VXLAN packets taken from members of the cluster only, for every overlay network here.
+
+The members are read at the start, and followed. The rules are looked at every second, since
+whoever flushes them opens the networks to anybody, and all elements compared every minute:
+with the members as they were last known, while the store does not answer.
+"""
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from cnm_core.agent.report import Report
+from cnm_core.drivers import overlay
+from cnm_core.drivers.vtep_guard import Guard
+from cnm_core.errors import Error
+from cnm_core.kernel import link
+from cnm_core.kernel.netlink import Socket
+from cnm_core.store.cluster import Member
+from cnm_core.store.endpoints import EndpointStore
+from cnm_core.store.membership import Membership, View
+
+_PREFIX = "members/"
+_COMPARE_SECONDS = 60.0
+_LOOK_SECONDS = 1.0
+
+
+@dataclass
+class Members:
+    """One thread's work: `follow` returns after `stop`. `endpoints` has the lock of links."""
+
+    membership: Membership
+    endpoints: EndpointStore
+    report: Report
+    _members: list[Member] | None = None
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _compared: float = 0.0
+    _failure: str = ""
+
+    def __post_init__(self) -> None:
+        self._host = Socket()
+
+    def stop(self) -> None:
+        """Have `follow` return within a second."""
+        self._stopping.set()
+
+    def follow(self) -> None:
+        """Follow the members until stopped."""
+        while not self._stopping.is_set():
+            try:
+                self._watch()
+            except Error:  # of the store: the follower of endpoints meets it too, and reports it
+                self._look()
+                self._stopping.wait(_LOOK_SECONDS)
+
+    def _watch(self) -> None:
+        store = self.membership.cluster.store
+        revision = store.range(_PREFIX).revision
+        self._read()
+        for changes in store.watch(_PREFIX, revision):
+            if self._stopping.is_set():
+                return
+            if changes:
+                self._read()
+            else:
+                self._look()
+
+    def _read(self) -> None:
+        self._members = self.membership.cluster.members()
+        self._mend(everything=True)
+
+    def _look(self) -> None:
+        due = time.monotonic() - self._compared > _COMPARE_SECONDS
+        self._mend(everything=due)
+
+    def _mend(self, *, everything: bool) -> None:
+        """Mend networks whose packets are not looked at; or compare all members of all of them."""
+        try:
+            self._compare(Guard(), everything=everything)
+            self._failure = ""
+        except Error as error:
+            if error.msg != self._failure:
+                self.report.say("failed", error=error.msg)
+            self._failure = error.msg
+
+    def _compare(self, guard: Guard, *, everything: bool) -> None:
+        if self._members is None:
+            return
+        # No network's device is being made or deleted meanwhile.
+        with self.endpoints.lock_of_parents():
+            for view in self._views():
+                device = overlay.device_of(view)
+                if not everything and guard.stands(device):
+                    continue
+                vteps = overlay.others(view, self._members)
+                changes = guard.admit(device, view.network.name, vteps)
+                if changes:
+                    self.report.mended += changes
+                    self.report.say("guarded", network=view.network.name, changes=changes)
+            if everything:
+                guard.keep(overlay.devices(self._host))
+                self._compared = time.monotonic()
+
+    def _views(self) -> Iterable[View]:
+        """The networks that have their device."""
+        for name in self.membership.networks():
+            view = self.membership.known(name)
+            if view is not None and link.find(self._host, overlay.device_name(view.network)):
+                yield view

@@ -1,0 +1,52 @@
+"""Overlay networks of this host: whether VXLAN packets are taken from members only."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from cnm_core.cli import output
+from cnm_core.cli.conflists import Conflist
+from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
+from cnm_core.config.overlay import overlay_config
+from cnm_core.drivers import overlay
+from cnm_core.drivers.vtep_guard import Guard
+from cnm_core.errors import Error
+from cnm_core.kernel import link
+from cnm_core.kernel.netlink import Socket
+from cnm_core.store.membership import open_membership
+
+_AREA = "overlays"
+
+
+def findings(networks: Iterable[Conflist]) -> Iterator[Finding]:
+    """What guards each overlay network that has its device here."""
+    for network in networks:
+        if network.is_overlay:
+            try:
+                yield from _findings(network)
+            except Error as error:
+                yield Finding(_AREA, network.name, WARNING, error.msg, error.details)
+
+
+def _findings(network: Conflist) -> Iterator[Finding]:
+    membership = open_membership(
+        overlay_config(network.driver_config), output.passed_over, json.loads
+    )
+    view = membership.known(network.name)
+    if view is None or link.find(Socket(), overlay.device_name(view.network)) is None:
+        return
+    vteps = overlay.others(view, membership.cluster.members())
+    guard, device = Guard(), overlay.device_of(view)
+    drift = guard.drift(device, vteps)
+    if not drift:
+        message = f"takes packets from members only, {len(vteps)} beside this host"
+        yield Finding(_AREA, network.name, OK, message)
+        return
+
+    def mend() -> str:
+        guard.admit(device, network.name, vteps)
+        return f'had packets of network "{network.name}" taken from members only'
+
+    message = "packets are not taken from members only, or not from all: "
+    message += "; ".join(map(str, drift))
+    advice = "cnm doctor --fix makes the rules anew; a running agent does so by itself"
+    yield Finding(_AREA, network.name, ERROR, message, advice, mend)
