@@ -76,6 +76,18 @@ class Etcd:
                 fields: dict[str, object] = json.load(answer)
                 return fields
 
+    def requests(self) -> int:
+        """How many requests of the key-value service it has had."""
+        with self.netns.entered():
+            answer = urllib.request.urlopen(self.url + "/metrics", context=self._context())
+            lines = answer.read().decode().splitlines()
+        counted = [
+            line.rpartition(" ")[2]
+            for line in lines
+            if line.startswith("grpc_server_started_total{") and "etcdserverpb.KV" in line
+        ]
+        return sum(map(int, counted))
+
     def put(self, key: str, value: str) -> None:
         """Write a key as somebody else would, below those of the default cluster."""
         self.call("/v3/kv/put", key=_encoded(_PREFIX + key), value=_encoded(value))

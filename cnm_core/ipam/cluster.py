@@ -82,8 +82,7 @@ class ClusterIpam:
 
     def release(self, key: EndpointKey) -> None:
         """Free the endpoint's addresses here and everywhere; there later if need be."""
-        self._membership.withdraw(self._network, key)
-        self._local().release(key)
+        self._membership.withdraw(self._network, key, self._local().free)
         view = self._membership.known(self._network)
         if view is not None and view.blocks and not self._local().owners():
             try:

@@ -139,17 +139,23 @@ class HostLocal:
 
     def release(self, key: EndpointKey) -> None:
         """Free the endpoint's addresses, also those noted without an interface name."""
+        self.free(key)
+
+    def free(self, key: EndpointKey) -> list[bytes]:
+        """What `release` does; which addresses they were, none where files do not tell."""
         if not self._allocations.exists():
-            return
+            return []
         without_interface = EndpointKey(key.container_id, "")
         try:
             with self._allocations as allocations:
                 since = self._rest_since()
-                if not allocations.release(key, rest_since=since):
-                    allocations.release(without_interface, rest_since=since)
+                return allocations.release(key, rest_since=since) or allocations.release(
+                    without_interface, rest_since=since
+                )
         except StateFailure:
             for owner in (key, without_interface):
                 self._allocations.release_unindexed(owner)
+            return []
 
     def owners(self) -> list[EndpointKey]:
         """Everybody who has addresses."""

@@ -46,11 +46,11 @@ from cnm_core.inet import (
 )
 from cnm_core.model import EndpointKey
 from cnm_core.record import Record
-from cnm_core.store.shared import Delete, Entry, Put, Unchanged
+from cnm_core.store.shared import Delete, Entry, Holds, Put, Unchanged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from typing import TypeVar
 
     from cnm_core.store.shared import SharedStore
@@ -335,8 +335,18 @@ class Cluster:
         found = self._all(prefix, _published_of)
         return [each for each in found if node in ("", each.node)]
 
-    def withdraw(self, network: str, node: str, key: EndpointKey) -> None:
-        """Forget an endpoint and its addresses, those that it still has."""
+    def withdraw(
+        self, network: str, node: str, key: EndpointKey, ips: "Collection[bytes]" = ()
+    ) -> None:
+        """Forget an endpoint and its addresses, those that it still has.
+
+        If it has exactly those that are given, one request does it.
+        """
+        names = [_ip_key(network, ip) for ip in ips]
+        held = tuple(Holds(name, f"{node}/{key}") for name in names)
+        gone = (Delete(f"endpoints/{network}/{node}/{key}"), *map(Delete, names))
+        if held and self._commit(held, gone) is not None:
+            return
         for _ in range(_ATTEMPTS):
             known = self.store.get(f"endpoints/{network}/{node}/{key}")
             if known is None:
@@ -367,7 +377,7 @@ class Cluster:
                 self._commit((Unchanged(each.key, each.revision),), (Delete(each.key),))
 
     def _commit(
-        self, conditions: tuple[Unchanged, ...], changes: "tuple[Put | Delete, ...]"
+        self, conditions: "tuple[Unchanged | Holds, ...]", changes: "tuple[Put | Delete, ...]"
     ) -> int | None:
         """Do changes where conditions hold, in a store of the schema that this version knows."""
         revision = self.store.commit((Unchanged(_SCHEMA), *conditions), changes)

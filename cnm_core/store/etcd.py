@@ -16,6 +16,7 @@ from cnm_core.store.shared import (
     Compacted,
     Delete,
     Entry,
+    Holds,
     Put,
     Range,
     Unchanged,
@@ -96,18 +97,10 @@ class EtcdStore:
             page |= {"key": self._key(entries[-1].key + "\0"), "revision": str(revision)}
 
     def commit(
-        self, conditions: tuple[Unchanged, ...], changes: "tuple[Put | Delete, ...]"
+        self, conditions: "tuple[Unchanged | Holds, ...]", changes: "tuple[Put | Delete, ...]"
     ) -> int | None:
         """Do all changes if all conditions hold; see SharedStore."""
-        compare = [
-            {
-                "key": self._key(each.key),
-                "target": "MOD",
-                "result": "EQUAL",
-                "mod_revision": str(each.revision),
-            }
-            for each in conditions
-        ]
+        compare = [self._condition(each) for each in conditions]
         success = [self._change(each) for each in changes]
         answer = self._call("/v3/kv/txn", {"compare": compare, "success": success})
         if answer.get("succeeded") is not True:
@@ -152,6 +145,12 @@ class EtcdStore:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _condition(self, condition: "Unchanged | Holds") -> dict[str, object]:
+        equal = {"key": self._key(condition.key), "result": "EQUAL"}
+        if isinstance(condition, Holds):
+            return {**equal, "target": "VALUE", "value": _encode(condition.value)}
+        return {**equal, "target": "MOD", "mod_revision": str(condition.revision)}
 
     def _change(self, change: "Put | Delete") -> dict[str, object]:
         if isinstance(change, Delete):

@@ -130,13 +130,19 @@ class Membership:
         files.make_directories(self._directory)
         return files.Lock(f"{self._directory}/.agent")
 
-    def withdraw(self, network: str, key: EndpointKey) -> None:
-        """Have the store forget an endpoint: now, or when it is there again."""
+    def withdraw(
+        self, network: str, key: EndpointKey, free: "Callable[[EndpointKey], list[bytes]]"
+    ) -> None:
+        """Have this host and the store forget an endpoint, the store when it is there again.
+
+        `free` frees its addresses here and says which they were: all that the store has of
+        it then goes by one request.
+        """
         path = self._pending(network, key)
         files.make_directories(path.rpartition("/")[0])
         files.write_whole(path, "")
         try:
-            self.cluster.withdraw(network, self.node, key)
+            self.cluster.withdraw(network, self.node, key, free(key))
         except (Unreachable, StateFailure):
             return  # it waits in the journal
         files.remove(path)
@@ -150,7 +156,7 @@ class Membership:
             return
         with files.Lock(f"{self._directory}/.pending/.lock"):
             for network, key in list(self.pending()):
-                self.cluster.withdraw(network, self.node, key)
+                self.cluster.withdraw(network, self.node, key, ())
                 files.remove(self._pending(network, key))
 
     def pending(self) -> "Iterator[tuple[str, EndpointKey]]":

@@ -40,6 +40,13 @@ class Unchanged(Record):
     revision: int = 0
 
 
+class Holds(Record):
+    """The condition that a key is there and has a value."""
+
+    key: str
+    value: str
+
+
 class Put(Record):
     """Write a key. With a lease it is removed when the lease ends; 0 is none."""
 
@@ -82,7 +89,9 @@ if TYPE_CHECKING:
             """All keys below a prefix, which ends with a slash or is empty."""
 
         def commit(
-            self, conditions: "tuple[Unchanged, ...]", changes: "tuple[Put | Delete, ...]"
+            self,
+            conditions: "tuple[Unchanged | Holds, ...]",
+            changes: "tuple[Put | Delete, ...]",
         ) -> int | None:
             """Do all changes if all conditions hold; the revision, or None where one does not.
 

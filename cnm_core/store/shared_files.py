@@ -25,7 +25,7 @@ from time import CLOCK_BOOTTIME, clock_gettime, sleep
 from cnm_core import json
 from cnm_core.errors import StateFailure
 from cnm_core.store import files
-from cnm_core.store.shared import Change, Compacted, Delete, Entry, Put, Range, Unchanged
+from cnm_core.store.shared import Change, Compacted, Delete, Entry, Holds, Put, Range, Unchanged
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,13 +54,12 @@ class FileStore:
             return Range(tuple(each for each in found if each), self._revision())
 
     def commit(
-        self, conditions: tuple[Unchanged, ...], changes: tuple[Put | Delete, ...]
+        self, conditions: "tuple[Unchanged | Holds, ...]", changes: "tuple[Put | Delete, ...]"
     ) -> int | None:
         """Do all changes if all conditions hold; see SharedStore."""
         with self._locked():
             for each in conditions:
-                present = self._read(each.key)
-                if (present.revision if present else 0) != each.revision:
+                if not _is_met(each, self._read(each.key)):
                     return None
             return self._change(changes)
 
@@ -276,6 +275,12 @@ class _Opened:
 
     def __exit__(self, *_: object) -> None:
         self._lock.__exit__()
+
+
+def _is_met(condition: "Unchanged | Holds", present: Entry | None) -> bool:
+    if isinstance(condition, Holds):
+        return present is not None and present.value == condition.value
+    return (present.revision if present else 0) == condition.revision
 
 
 def _boot() -> str:

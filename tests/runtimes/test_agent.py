@@ -151,6 +151,19 @@ def test_compacted(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
     endpoints.settle(hosts[0])
 
 
+def test_one_request(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
+    """ADD and DEL ask the store once each, where a host has a block and an agent."""
+    stay, sandbox = netns(), netns()
+    hosts[0].add(stay)
+    for host in hosts:  # which ask for themselves, too; a stopped one still counts as there
+        assert host._agent is not None
+        host._agent.send_signal(signal.SIGSTOP)
+    before = etcd.requests()
+    hosts[0].add(sandbox)
+    hosts[0].delete(sandbox)
+    assert etcd.requests() == before + 2
+
+
 def test_metrics(hosts: list[Host], endpoints: Endpoints) -> None:
     """Prometheus' text has the network with its endpoints."""
     endpoints.add(hosts[0])

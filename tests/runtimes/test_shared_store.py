@@ -16,6 +16,7 @@ from cnm_core.store.shared import (
     Compacted,
     Delete,
     Entry,
+    Holds,
     Put,
     Unchanged,
     Unreachable,
@@ -127,6 +128,15 @@ def test_conditions(store: "SharedStore") -> None:
     assert store.get("a") is None
     assert store.get("c") is None
     assert store.commit((Unchanged("a"),), (Delete("a"), Put("a2", "2"))) is not None
+
+
+def test_holds(store: "SharedStore") -> None:
+    """A condition on a key's value is met by that value, and not by absence."""
+    put(store, "a", "mine")
+    assert store.commit((Holds("a", "yours"),), (Delete("a"),)) is None
+    assert store.commit((Holds("b", ""),), (Delete("a"),)) is None
+    assert store.commit((Holds("a", "mine"), Unchanged("b")), (Delete("a"),)) is not None
+    assert store.get("a") is None
 
 
 def test_one_revision(store: "SharedStore") -> None:
