@@ -6,7 +6,10 @@
  */
 #define _GNU_SOURCE
 #define PY_SSIZE_T_CLEAN
+#define Py_BUILD_CORE 1
 #include <Python.h>
+#include <internal/pycore_interp.h>
+#include <internal/pycore_runtime.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdint.h>
@@ -94,6 +97,12 @@ int main(int argc, char **argv)
     if (PyImport_AppendInittab("_cnm", cnm_init))
         return 255;
 
+    /*
+     * A process of some milliseconds has no garbage worth looking for, its start least of all:
+     * PyGC_Disable would come after that.
+     */
+    _PyRuntime._main_interpreter.gc.enabled = 0;
+
     PyPreConfig_InitIsolatedConfig(&before);
     before.utf8_mode = 1;
     before.configure_locale = 0;
@@ -117,8 +126,6 @@ int main(int argc, char **argv)
     fail_if(PyConfig_SetString(&config, &config.stdlib_dir, L""));
     fail_if(Py_InitializeFromConfig(&config));
 
-    /* A process of some milliseconds has no garbage worth looking for. */
-    PyGC_Disable();
     if (PyImport_ImportModule("cnm_bootstrap") == NULL)
         fputs("cnm: the runtime is damaged: it cannot load its own modules\n", stderr);
     return 255;
