@@ -4,8 +4,7 @@
  *
  * CPython 3.11 has two dozen modules of its standard library as static objects, 880 kB of
  * writable data of which it interns every string at start (_PyStaticCode_InternStrings,
- * Python/deepfreeze/deepfreeze.c). Of them a plugin needs one, the import system, and gets
- * it from its byte code: a tenth of the whole start less.
+ * Python/deepfreeze/deepfreeze.c). Of them a plugin needs none: a tenth of the start less.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>

@@ -16,8 +16,8 @@ from types import CodeType
 PACKAGES = ("cnm_core", "plugins")
 # What the interpreter imports when text is in a form that its own C code does not know.
 ENCODINGS = ("codecs", "encodings", "encodings.aliases", "encodings.utf_8")
-# The import system itself, under the name and the file name that CPython's C code looks for.
-IMPORT_SYSTEM = "_frozen_importlib"
+# Compiled into the runtime by main.c.
+OUR_BUILTIN = "_cnm"
 
 
 def build(
@@ -29,16 +29,15 @@ def build(
 ) -> None:
     """Freeze the modules (name to source) and link the executable `target` in `work`.
 
-    `bundles` are the lists of modules that are loaded together, as `orders` gives them.
+    `bundles` are the lists of modules that are loaded together, as `orders` gives them:
+    those without a source are compiled into the interpreter.
     """
     codes = {name: _compile(f"{name.replace('.', '/')}.py", path) for name, path in modules.items()}
     packages = {name for name, path in modules.items() if path.name == "__init__.py"}
     for bundle, names in bundles.items():
-        members = tuple((name, name in packages, codes[name]) for name in names)
+        members = tuple((name, name in packages, codes.get(name)) for name in names)
         codes[f"cnm_bundle.{bundle}"] = _constant("MODULES", members)
     codes["cnm_executables"] = _constant("EXECUTABLES", tuple(executables.items()))
-    source = Path(sysconfig.get_path("stdlib"), "importlib/_bootstrap.py")
-    codes[IMPORT_SYSTEM] = _compile("<frozen importlib._bootstrap>", source)
     table = work / "modules.c"
     table.write_text(_table(codes, packages))
     config = Path(sysconfig.get_config_var("LIBPL"))
@@ -68,7 +67,7 @@ def standard_modules() -> dict[str, Path]:
 def orders(root: Path, executables: dict[str, str]) -> dict[str, tuple[str, ...]]:
     """The modules to load for each entry module, and for every start under "main"."""
     entries = sorted({f"plugins.{module}" for module in executables.values()})
-    found = {"main": _order_of(root, "import cnm_core.cni.main")}
+    found = {"main": (OUR_BUILTIN, *_order_of(root, "import cnm_core.cni.main"))}
     for entry in entries:
         needed = _order_of(root, f"import {entry} as entry; entry.plugin()")
         found[entry] = tuple(name for name in needed if name not in found["main"])
@@ -76,7 +75,7 @@ def orders(root: Path, executables: dict[str, str]) -> dict[str, tuple[str, ...]
 
 
 def _order_of(root: Path, statement: str) -> tuple[str, ...]:
-    """Our modules that a statement imports, each after those that it needs.
+    """Our modules that a statement imports, each after those that it needs, built-in ones too.
 
     A real import in a bare interpreter, whose -X importtime names each module when its
     body has run.
@@ -85,7 +84,20 @@ def _order_of(root: Path, statement: str) -> tuple[str, ...]:
     command = [sys.executable, "-I", "-S", "-X", "importtime", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     names = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines()]
-    return tuple(name for name in names if name.partition(".")[0] in PACKAGES)
+    order: dict[str, None] = {}
+    for name in names:
+        if name.partition(".")[0] in PACKAGES:
+            order |= dict.fromkeys(_built_in(root.joinpath(*name.split("."))))
+            order[name] = None
+    return tuple(order)
+
+
+def _built_in(module: Path) -> list[str]:
+    """The modules compiled into the interpreter that a module of ours imports at once."""
+    source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+    body = ast.parse(source.read_bytes()).body
+    names = [each.module for each in body if isinstance(each, ast.ImportFrom)]
+    return [name for name in names if name in sys.builtin_module_names and name != "sys"]
 
 
 class _WithoutAnnotations(ast.NodeTransformer):
