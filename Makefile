@@ -39,7 +39,7 @@ unexport PYTHONHOME PYTHONPATH PYTHONOPTIMIZE VIRTUAL_ENV PIP_PREFIX PIP_TARGET 
 .PHONY: help
 help:  ## list the targets
 	@printf 'usage: make TARGET [ARGS="..."]\n\n'
-	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: build  ## two containers on a dual-stack bridge, from ADD to DEL (root)
@@ -62,6 +62,22 @@ lint: venv  ## formatting, lint and types
 .PHONY: bench
 bench: venv build $(PEERS)/.installed  ## time the plugins beside Go's (root); ARGS goes to the benchmark
 	$(VENV)/bin/python tests/bench/bench.py $(GO_PLUGINS)=$(PEERS) $(ARGS)
+
+# Results are made with three directories of plugins; the Go ones may fail, ours may not.
+.PHONY: conformance
+conformance: venv build $(PEERS)/.installed  ## docs/conformance.md: the CNI specification over our plugins and Go's (root)
+	mkdir -p .build/conformance
+	try() {
+		$(VENV)/bin/python -m pytest -n 2 -q --tb=no -r f --report ".build/conformance/$$1" \
+			--cni-bin "$$2" --cni-version "$$3" tests/conformance > ".build/conformance/$$1.log" 2>&1
+		tail -n 1 ".build/conformance/$$1.log"
+	}
+	try debian /usr/lib/cni 1.0.0 || true
+	try $(GO_PLUGINS) $(PEERS) 1.1.0 || true
+	try ours dist/cnm/bin 1.1.0
+	$(VENV)/bin/python tests/conformance/table.py docs/conformance.md docs/conformance.json \
+		ours=.build/conformance/ours.json debian=.build/conformance/debian.json \
+		$(GO_PLUGINS)=.build/conformance/$(GO_PLUGINS).json
 
 .PHONY: build
 build: dist/.built  ## freeze the executables into dist/cnm/bin
@@ -137,12 +153,12 @@ tools: .tools/cnitool-$(CNITOOL)  ## cnitool, built with the machine's Go or wit
 	GOBIN=$(CURDIR)/$(TOOLS) "$$go" install github.com/containernetworking/cni/cnitool@$(CNITOOL)
 	touch $@
 
-# The newest of the Go plugins that `make bench` compares with, built as their releases are.
+# The newest of the Go plugins that `make bench` and `make conformance` compare with, built as their releases are.
 $(PEERS)/.installed: | venv
 	@$(find_go)
 	mkdir -p $(PEERS)
 	GOBIN=$(CURDIR)/$(PEERS) "$$go" install $(foreach name,main/bridge main/loopback main/macvlan \
-		main/ptp ipam/host-local meta/portmap,\
+		main/ptp main/ipvlan ipam/host-local meta/portmap,\
 		github.com/containernetworking/plugins/plugins/$(name)@$(GO_PLUGINS))
 	touch $@
 

@@ -23,8 +23,9 @@ DOCKER_DIRECTORIES = (Path("/run/docker"), Path("/etc/docker"), Path("/usr/lib/d
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("cni")
     group.addoption("--cni-bin", type=Path, help="directory of plugins; default dist/cnm/bin")
-    group.addoption("--plugin", default="bridge", help="plugin of the conformance tests")
-    group.addoption("--cni-version", default=cni.NEWEST, help="newest version of that plugin")
+    group.addoption("--plugin", help="plugins of the conformance tests, with commas; default all")
+    group.addoption("--cni-version", default=cni.NEWEST, help="newest version of those plugins")
+    group.addoption("--report", type=Path, help="conformance: write REPORT.md and REPORT.json")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # Or else what is unmounted here would be unmounted on the machine.
     _mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
     private = (NETNS_DIRECTORY, CONTAINER_DIRECTORY, *STATE_DIRECTORIES, *DOCKER_DIRECTORIES)
+    config.addinivalue_line("markers", "needs(*what): what a plugin must have for this test")
+    config.addinivalue_line("markers", "since(version): of CNI, that this test's subject has")
     for directory in private:
         directory.mkdir(parents=True, exist_ok=True)
         _mount(b"tmpfs", bytes(directory), b"tmpfs", 0)
@@ -121,10 +124,9 @@ def cnm(executable: Callable[[str], Path], cni_bin: Path, tmp_path: Path) -> Cnm
 
 
 @pytest.fixture
-def plugin(request: pytest.FixtureRequest) -> str:
-    """The name of the plugin that the conformance tests run."""
-    name: str = request.config.getoption("--plugin")
-    return name
+def plugin() -> str:
+    """The name of the plugin under test."""
+    return "bridge"
 
 
 @pytest.fixture

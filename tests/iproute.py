@@ -116,6 +116,15 @@ class Netns:
 HOST = Netns()
 
 
+def makes(kind: str) -> bool:
+    """Whether the kernel knows a kind of link, of those that stand on another one."""
+    HOST.ip("link", "add", "probe0", "type", "veth", "peer", "name", "probe1")
+    command = ["ip", "link", "add", "link", "probe0", "probe2", "type", kind]
+    done = subprocess.run(command, capture_output=True, check=False)
+    HOST.ip("link", "delete", "probe0")
+    return done.returncode == 0
+
+
 def _link_local(address: str) -> bool:
     return address.startswith(("fe80:", "ff00:", "multicast"))
 

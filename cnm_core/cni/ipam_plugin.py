@@ -3,7 +3,7 @@
 from cnm_core.cni import pools, result
 from cnm_core.cni.invocation import Invocation, valid_attachments
 from cnm_core.config import values
-from cnm_core.errors import Drifted, InvalidNetworkConfig
+from cnm_core.errors import Drifted, InvalidNetworkConfig, NotAvailable, StateFailure
 from cnm_core.model import Attachment
 
 TYPE_CHECKING = False
@@ -39,9 +39,7 @@ class IpamPlugin:
     def check(self, call: Invocation) -> None:
         """CHECK: an error says how the previous result differs from what the driver gave."""
         driver = self._driver(call)
-        previous = call.config.get("prevResult")
-        if previous is None:
-            raise InvalidNetworkConfig("prevResult: is missing", details="CHECK compares with it")
+        previous = values.required(call.config, "prevResult", "", values.mapping)
         leases = result.from_document(previous, call.version).leases
         found = driver.drift(call.key, leases)
         if found:
@@ -56,7 +54,10 @@ class IpamPlugin:
 
     def status(self, call: Invocation) -> None:
         """STATUS: an error unless the next ADD can be served."""
-        self._driver(call).check_status()
+        try:
+            self._driver(call).check_status()
+        except StateFailure as error:
+            raise NotAvailable(error.msg, details=error.details) from None
 
     def _driver(self, call: Invocation) -> "IpamDriver":
         ipam = values.required(call.config, "ipam", "", values.mapping)

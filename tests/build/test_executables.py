@@ -262,3 +262,9 @@ def test_nobody_reads_stderr(bridge: Path, cni_bin: Path, netns: MakeNetns) -> N
     assert done.returncode == 0
     assert not cni.leases()
     assert "eth0" not in eth0.netns.links()
+
+
+def test_version(each: Path) -> None:
+    """Every one of them answers VERSION."""
+    answer = cni.call(each, "VERSION", {"cniVersion": "1.0.0"}).result()
+    assert answer == {"cniVersion": "1.0.0", "supportedVersions": list(cni.VERSIONS)}

@@ -6,13 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests import cni
-from tests.cni import INVALID_NETNS, PLUGIN_SPECIFIC, Config, Endpoint
+from tests.cni import PLUGIN_SPECIFIC, Config, Endpoint
 from tests.iproute import HOST, Snapshot
 
 MakeEndpoint = Callable[[], Endpoint]
 TakeSnapshot = Callable[..., Snapshot]
 
 
+@pytest.mark.needs("interface")
 def test_the_interface_is_made(endpoint: MakeEndpoint, config: Config) -> None:
     """spec: ADD makes the interface CNI_IFNAME inside CNI_NETNS, as the result has it."""
     eth0 = endpoint()
@@ -28,18 +29,29 @@ def test_no_previous_result_is_needed(endpoint: MakeEndpoint, config: Config) ->
     endpoint().add(cni.without(config, "prevResult"))
 
 
-def test_a_name_that_is_taken(
+@pytest.mark.needs("interface")
+def test_a_name_that_is_taken(endpoint: MakeEndpoint, config: Config) -> None:
+    """spec: an error where the container has an interface of that name."""
+    eth0 = endpoint()
+    eth0.netns.ip("link", "add", "eth0", "type", "bridge")
+    before = eth0.netns.link("eth0")
+    eth0.call("ADD", config).error()
+    assert eth0.netns.link("eth0") == before
+
+
+@pytest.mark.needs("interface")
+def test_a_failed_add_leaves_nothing(
     endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config
 ) -> None:
-    """spec: an error where the container has an interface of that name; all stays as it was."""
+    """The first ADD on a network leaves nothing where it fails, not even what is shared."""
     eth0 = endpoint()
     eth0.netns.ip("link", "add", "eth0", "type", "bridge")
     before = snapshot(eth0.netns)
-    error = eth0.call("ADD", config).error(PLUGIN_SPECIFIC)
-    assert "eth0" in error["msg"]
+    assert "eth0" in eth0.call("ADD", config).error(PLUGIN_SPECIFIC)["msg"]
     assert snapshot(eth0.netns) == before
 
 
+@pytest.mark.needs("interface")
 def test_a_name_that_is_taken_on_a_network_in_use(
     endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config
 ) -> None:
@@ -52,6 +64,7 @@ def test_a_name_that_is_taken_on_a_network_in_use(
     assert snapshot(eth0.netns) == before
 
 
+@pytest.mark.needs("addresses")
 def test_adding_twice(endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config) -> None:
     """spec: a second ADD without DEL is an error; the first attachment is unharmed."""
     eth0 = endpoint()
@@ -62,6 +75,7 @@ def test_adding_twice(endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Co
     eth0.check(config, result).silent()
 
 
+@pytest.mark.needs("interface")
 def test_names_of_the_host_do_not_matter(endpoint: MakeEndpoint, config: Config) -> None:
     """spec: the name is the container's; the host may have an interface called the same."""
     HOST.ip("link", "add", "eth0", "type", "bridge")
@@ -72,17 +86,14 @@ def test_names_of_the_host_do_not_matter(endpoint: MakeEndpoint, config: Config)
     assert HOST.link("eth0")["ifindex"] == before
 
 
+@pytest.mark.needs("sandbox")
 @pytest.mark.parametrize("path", ["/run/netns/absent", "/etc/hostname", "/run/netns", "relative"])
-def test_a_sandbox_that_is_none(
-    endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config, path: str
-) -> None:
-    """spec: an error where the interface cannot be made; all stays as it was."""
-    before = snapshot()
-    error = endpoint().call("ADD", config, netns=path).error(INVALID_NETNS)
-    assert path in error["msg"]
-    assert snapshot() == before
+def test_a_sandbox_that_is_none(endpoint: MakeEndpoint, config: Config, path: str) -> None:
+    """spec: an error where the interface cannot be made."""
+    endpoint().call("ADD", config, netns=path).error()
 
 
+@pytest.mark.needs("interface")
 def test_the_sandbox_is_named_as_the_runtime_does(endpoint: MakeEndpoint, config: Config) -> None:
     """spec: `sandbox` is CNI_NETNS as given, and left out for interfaces of the host."""
     eth0 = endpoint()
@@ -92,6 +103,7 @@ def test_the_sandbox_is_named_as_the_runtime_does(endpoint: MakeEndpoint, config
     assert all(not interface.get("sandbox") for interface in interfaces[:-1])
 
 
+@pytest.mark.needs("interface")
 def test_all_interfaces_are_listed(endpoint: MakeEndpoint, config: Config) -> None:
     """spec: the result has every interface that was made, also those of the host."""
     before = HOST.links().keys()
@@ -100,9 +112,11 @@ def test_all_interfaces_are_listed(endpoint: MakeEndpoint, config: Config) -> No
     assert {each["name"] for each in result["interfaces"]} == made | {"eth0"}
     for interface in result["interfaces"][:-1]:
         link = HOST.link(interface["name"])
-        assert (interface["mac"], interface["mtu"]) == (link["address"], link["mtu"])
+        assert interface["mac"] == link["address"]
+        assert interface.get("mtu") in (None, link["mtu"])
 
 
+@pytest.mark.needs("interface")
 def test_addresses_point_at_their_interface(endpoint: MakeEndpoint, config: Config) -> None:
     """spec: `interface` is the index of the interface that has the address."""
     config["ipam"] = cni.host_local("10.1.0.0/24", "fd00:1::/64")
@@ -111,6 +125,7 @@ def test_addresses_point_at_their_interface(endpoint: MakeEndpoint, config: Conf
     assert {result["interfaces"][ip["interface"]]["name"] for ip in result["ips"]} == {"eth0"}
 
 
+@pytest.mark.needs("interface")
 def test_routes_are_in_the_result(endpoint: MakeEndpoint, config: Config) -> None:
     """spec: the result has the routes, with all attributes of 1.1.0, and they are there."""
     routes = [
@@ -125,6 +140,7 @@ def test_routes_are_in_the_result(endpoint: MakeEndpoint, config: Config) -> Non
     assert made["10.9.0.0/16"]["metric"] == 7
 
 
+@pytest.mark.needs("addresses")
 def test_two_interfaces_of_one_container(
     endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config
 ) -> None:
@@ -140,6 +156,7 @@ def test_two_interfaces_of_one_container(
     eth0.check(config, first).silent()
 
 
+@pytest.mark.needs("addresses")
 def test_parallel_calls(endpoint: MakeEndpoint, config: Config) -> None:
     """spec: calls for different containers may overlap; a plugin locks what they share."""
     leaving = [endpoint() for _ in range(8)]

@@ -12,6 +12,8 @@ Call = Callable[..., Outcome]
 MakeEndpoint = Callable[[], Endpoint]
 TakeSnapshot = Callable[..., Snapshot]
 
+pytestmark = pytest.mark.since("1.1.0")
+
 VALID_KEYS = ["cni.dev/valid-attachments", "cni.dev/attachments"]
 
 
@@ -60,6 +62,7 @@ def test_an_empty_list_means_everything(endpoint: MakeEndpoint, call: Call, conf
         each.delete(config)
 
 
+@pytest.mark.needs("addresses")
 @pytest.mark.parametrize("absent", [{}, {"cni.dev/valid-attachments": None}], ids=str)
 def test_no_list_means_nothing(
     endpoint: MakeEndpoint, call: Call, snapshot: TakeSnapshot, config: Config, absent: Config
@@ -67,12 +70,11 @@ def test_no_list_means_nothing(
     """spec: the runtime must say what is valid; a list left out is no empty list."""
     endpoint().add(config)
     before = snapshot()
-    outcome = call("GC", config | absent)
-    outcome.silent()
-    assert b"cni.dev/valid-attachments" in outcome.stderr
+    call("GC", config | absent).silent()
     assert snapshot() == before
 
 
+@pytest.mark.needs("addresses")
 @pytest.mark.parametrize(
     "value",
     [
@@ -90,7 +92,7 @@ def test_no_list_means_nothing(
 def test_a_malformed_list(
     endpoint: MakeEndpoint, call: Call, snapshot: TakeSnapshot, config: Config, value: object
 ) -> None:
-    """spec: valid attachments are objects of containerID and ifname; or else nothing is done."""
+    """Where a valid attachment is no object of containerID and ifname nothing is done."""
     endpoint().add(config)
     before = snapshot()
     error = call("GC", config | {"cni.dev/valid-attachments": value}).error(INVALID_CONFIG)
@@ -98,6 +100,7 @@ def test_a_malformed_list(
     assert snapshot() == before
 
 
+@pytest.mark.needs("addresses")
 def test_one_interface_of_a_container(endpoint: MakeEndpoint, call: Call, config: Config) -> None:
     """spec: an attachment is a container and an interface; another interface may be stale."""
     eth0 = endpoint()
@@ -125,6 +128,7 @@ def test_another_network_survives(
     other.check(green, result).silent()
 
 
+@pytest.mark.needs("addresses")
 def test_addresses_without_endpoint(endpoint: MakeEndpoint, call: Call, config: Config) -> None:
     """spec: GC removes leaked resources of any kind: reservations that nobody holds."""
     eth0 = endpoint()
@@ -138,6 +142,7 @@ def test_addresses_without_endpoint(endpoint: MakeEndpoint, call: Call, config: 
     assert cni.leases() == kept
 
 
+@pytest.mark.needs("addresses")
 def test_old_address_files(endpoint: MakeEndpoint, call: Call, config: Config) -> None:
     """Files of old plugins name no interface: they are valid while their container is."""
     eth0 = endpoint()
@@ -152,6 +157,7 @@ def test_old_address_files(endpoint: MakeEndpoint, call: Call, config: Config) -
     assert not cni.leases()
 
 
+@pytest.mark.needs("addresses")
 def test_the_search_goes_on_where_it_was(
     endpoint: MakeEndpoint, call: Call, config: Config
 ) -> None:
@@ -169,7 +175,7 @@ def test_the_search_goes_on_where_it_was(
 def test_a_configuration_that_became_invalid(
     endpoint: MakeEndpoint, call: Call, config: Config, place: str, value: object
 ) -> None:
-    """spec: GC removes as much as it can."""
+    """GC removes as much as it can."""
     eth0 = endpoint()
     eth0.add(config)
     call("GC", cni.collected(cni.changed(config, place, value))).silent()
@@ -184,6 +190,7 @@ def test_network_that_never_was(call: Call, snapshot: TakeSnapshot, config: Conf
     assert snapshot() == before
 
 
+@pytest.mark.needs("addresses")
 def test_it_goes_on_after_a_failure(endpoint: MakeEndpoint, call: Call, config: Config) -> None:
     """spec: GC removes as much as possible, and reports at the end what it could not."""
     stale = [endpoint() for _ in range(3)]
@@ -200,6 +207,7 @@ def test_it_goes_on_after_a_failure(endpoint: MakeEndpoint, call: Call, config: 
     assert all("eth0" not in each.netns.links() for each in stale)
 
 
+@pytest.mark.needs("peer")
 def test_the_host_stays_connected(endpoint: MakeEndpoint, call: Call, config: Config) -> None:
     """spec: what endpoints share belongs to the network, not to an endpoint."""
     shared = {each["name"] for each in endpoint().add(config)["interfaces"][:1]}

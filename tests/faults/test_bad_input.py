@@ -229,7 +229,7 @@ def _texts_of(value: Any) -> list[str]:
 
 @pytest.mark.parametrize(("place", "value"), WRONG_TYPES + WRONG_VALUES, ids=str)
 def test_a_wrong_value(refusal: Refusal, config: Config, place: str, value: Any) -> None:
-    """spec: error 7 for a configuration that does not validate; here with key and value."""
+    """Error 7 for a configuration that does not validate; here with key and value."""
     message = refusal.of(cni.changed(config, place, value), INVALID_CONFIG)
     assert _key_of(place, value) in message
     assert any(text in message for text in _texts_of(value)), message
@@ -237,13 +237,13 @@ def test_a_wrong_value(refusal: Refusal, config: Config, place: str, value: Any)
 
 @pytest.mark.parametrize(("place", "value"), MISSING, ids=str)
 def test_a_missing_value(refusal: Refusal, config: Config, place: str, value: Any) -> None:
-    """spec: error 7 for a configuration that lacks what it needs."""
+    """Error 7 for a configuration that lacks what it needs."""
     message = refusal.of(cni.changed(config, place, value), INVALID_CONFIG)
     assert place.rpartition(".")[2] in message
 
 
 def test_every_ipam_key_missing(refusal: Refusal, config: Config) -> None:
-    """spec: host-local needs a subnet or ranges."""
+    """Host-local needs a subnet or ranges."""
     assert "ranges" in refusal.of(config | {"ipam": {"type": "host-local"}}, INVALID_CONFIG)
 
 
@@ -258,7 +258,7 @@ def test_every_ipam_key_missing(refusal: Refusal, config: Config) -> None:
 def test_keys_that_exclude_each_other(
     refusal: Refusal, config: Config, members: Config, keys: list[str]
 ) -> None:
-    """spec: error 7 where two values cannot go together, with both keys."""
+    """Error 7 where two values cannot go together, with both keys."""
     message = refusal.of(config | members, INVALID_CONFIG)
     assert all(key in message for key in keys)
 
@@ -279,14 +279,14 @@ def test_keys_that_exclude_each_other(
     ids=["sets", "subnets", "one set", "one address"],
 )
 def test_overlapping_ranges(refusal: Refusal, config: Config, ranges: Any) -> None:
-    """spec: error 7 for ranges that have addresses in common; the message has both."""
+    """Error 7 for ranges that have addresses in common; the message has both."""
     message = refusal.of(cni.changed(config, "ipam.ranges", ranges), INVALID_CONFIG)
     assert "ranges" in message
     assert message.count("10.1.0.") >= 2
 
 
 def test_families_mixed_in_one_set(refusal: Refusal, config: Config) -> None:
-    """spec: error 7 for a range set that has both families."""
+    """Error 7 for a range set that has both families."""
     mixed = [[{"subnet": SUBNET}, {"subnet": "fd00::/64"}]]
     assert "ranges" in refusal.of(cni.changed(config, "ipam.ranges", mixed), INVALID_CONFIG)
 
@@ -297,7 +297,7 @@ def test_families_mixed_in_one_set(refusal: Refusal, config: Config) -> None:
     ids=["backwards", "gateway only", "broadcast only"],
 )
 def test_a_range_without_addresses(refusal: Refusal, config: Config, start: str, end: str) -> None:
-    """spec: error 7 for a range that has nothing to give."""
+    """Error 7 for a range that has nothing to give."""
     empty = [[{"subnet": SUBNET, "rangeStart": start, "rangeEnd": end}]]
     message = refusal.of(cni.changed(config, "ipam.ranges", empty), INVALID_CONFIG)
     assert "ranges" in message
@@ -321,7 +321,7 @@ def test_a_range_without_addresses(refusal: Refusal, config: Config, start: str,
 def test_a_megabyte_of_garbage(
     endpoint: MakeEndpoint, snapshot: TakeSnapshot, command: str, text: bytes
 ) -> None:
-    """spec: error 6 for what cannot be decoded, however much of it there is."""
+    """Error 6 for what cannot be decoded, however much of it there is."""
     before = snapshot()
     error = endpoint().call(command, text).error(DECODING_FAILURE)
     assert len(error["msg"]) < 1000
@@ -346,7 +346,7 @@ def test_a_megabyte_of_garbage(
     ],
 )
 def test_invalid_json(refusal: Refusal, text: bytes) -> None:
-    """spec: error 6 for what is not JSON."""
+    """Error 6 for what is not JSON."""
     refusal.of(text, DECODING_FAILURE)
 
 
@@ -365,12 +365,12 @@ def test_a_large_configuration(endpoint: MakeEndpoint, config: Config) -> None:
 
 
 def test_an_unknown_version(refusal: Refusal, config: Config) -> None:
-    """spec: error 1 for a cniVersion that is not supported."""
+    """Error 1 for a cniVersion that is not supported."""
     assert "version" in refusal.of(config | {"cniVersion": "9.9.9"}, INCOMPATIBLE_VERSION)
 
 
 def test_an_interface_name_taken(refusal: Refusal, config: Config) -> None:
-    """spec: an error where the name is taken in the container."""
+    """An error where the name is taken in the container."""
     refusal.endpoint.netns.ip("link", "add", "eth0", "type", "veth", "peer", "name", "peer0")
     assert '"eth0"' in refusal.of(config, INTERFACE_EXISTS)
 
@@ -381,7 +381,7 @@ def test_an_interface_name_taken(refusal: Refusal, config: Config) -> None:
     ids=["veth", "vxlan"],
 )
 def test_the_bridges_name_taken(refusal: Refusal, config: Config, kind: list[str]) -> None:
-    """spec: error 7 where the name of the bridge is another link's; the message has its kind."""
+    """Error 7 where the name of the bridge is another link's; the message has its kind."""
     HOST.ip("link", "add", "blue0", *kind)
     message = refusal.of(config, INVALID_CONFIG)
     assert "blue0" in message
@@ -389,7 +389,7 @@ def test_the_bridges_name_taken(refusal: Refusal, config: Config, kind: list[str
 
 
 def test_the_bridge_named_loopback(refusal: Refusal, config: Config) -> None:
-    """spec: error 7 where the name of the bridge is a device's that has no kind."""
+    """Error 7 where the name of the bridge is a device's that has no kind."""
     assert '"lo"' in refusal.of(config | {"bridge": "lo"}, INVALID_CONFIG)
 
 
@@ -406,10 +406,11 @@ def test_a_fifo_for_a_namespace(refusal: Refusal, config: Config, tmp_path: Path
     """A FIFO does not block."""
     os.mkfifo(tmp_path / "fifo")
     refusal.of(config, INVALID_NETNS, netns=str(tmp_path / "fifo"))
+    refusal.endpoint.delete(config, netns=str(tmp_path / "fifo"))
 
 
 def test_mac_addresses_by_args(refusal: Refusal, config: Config) -> None:
-    """spec: error 4 for a MAC of CNI_ARGS that is none, with the value."""
+    """Error 4 for a MAC of CNI_ARGS that is none, with the value."""
     message = refusal.of(config, INVALID_ENVIRONMENT, args="MAC=02:42:zz:00:00:01")
     assert "MAC" in message
     assert "02:42:zz:00:00:01" in message
