@@ -11,9 +11,11 @@ def published_ports(config: dict[str, object]) -> tuple[PublishedPort, ...]:
         return ()
     from cnm_core.config.ports import ports_config
 
+    mappings = _conventional(runtime["portMappings"])
+    decoded = ports_config({"runtimeConfig": {"portMappings": mappings}}).runtime_config
     ports = tuple(
         PublishedPort(each.protocol, each.host_port, each.container_port, each.host_ip)
-        for each in ports_config(config).runtime_config.port_mappings
+        for each in decoded.port_mappings
     )
     for index, port in enumerate(ports):
         for earlier in ports[:index]:
@@ -22,6 +24,22 @@ def published_ports(config: dict[str, object]) -> tuple[PublishedPort, ...]:
                     f"runtimeConfig.portMappings[{index}]: publishes port {port.host_port} again"
                 )
     return ports
+
+
+def _conventional(mappings: object) -> object:
+    """Mappings with keys as the conventions spell them.
+
+    containerd's and nerdctl's library writes HostPort, ContainerPort, Protocol and HostIP: its
+    PortMapping (containerd/go-cni, types.go) has no names for JSON, and Go reads any case.
+    """
+    if type(mappings) is not list:
+        return mappings
+    return [
+        {key[:1].lower() + key[1:]: value for key, value in each.items()}
+        if type(each) is dict
+        else each
+        for each in mappings
+    ]
 
 
 def _clash(one: PublishedPort, other: PublishedPort) -> bool:
