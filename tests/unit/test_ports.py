@@ -21,5 +21,5 @@ def test_keys_of_go_cni() -> None:
 @pytest.mark.parametrize("mappings", ["x", {"HostPort": 1}, [5], [{"HostPort": "x"}]], ids=str)
 def test_no_mappings(mappings: object) -> None:
     """What is no list of mappings is refused as ever."""
-    with pytest.raises(InvalidNetworkConfig, match="runtimeConfig.portMappings"):
+    with pytest.raises(InvalidNetworkConfig, match="portMappings"):
         published_ports({"runtimeConfig": {"portMappings": mappings}})
