@@ -12,12 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cnm_core.agent.report import Report
+from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers import overlay
-from cnm_core.errors import Error, KernelRefused, StateFailure
+from cnm_core.drivers.returned import republish
+from cnm_core.errors import Error, InvalidNetworkConfig, KernelRefused, StateFailure
+from cnm_core.ipam.cluster import member_of
 from cnm_core.kernel import link, neighbour
 from cnm_core.kernel.netlink import Socket
 from cnm_core.model import EndpointKey
-from cnm_core.store.cluster import Published, endpoint_of, endpoint_place
+from cnm_core.store.cluster import Member, Outdated, Published, endpoint_of, endpoint_place
 from cnm_core.store.membership import Membership, View
 from cnm_core.store.shared import Change, Compacted
 
@@ -33,6 +36,7 @@ class Follower:
     """One thread's work: `follow` returns after `stop`."""
 
     membership: Membership
+    options: OverlayConfig
     report: Report
     _networks: dict[str, Endpoints] = field(default_factory=dict)
     _known: set[str] = field(default_factory=set)
@@ -138,12 +142,50 @@ class Follower:
         self._compared = time.monotonic()
         self._known = set(self.membership.networks())
         self.report.endpoints = {}
+        member = self._join()
         for name in self._known:
             view = self.membership.known(name)
             endpoints = self._networks.get(name, {}).values()
             self.report.endpoints[name] = len(endpoints)
             if view is not None and link.find(self._host, overlay.bridge_name(view.network)):
+                # Who is cut off goes first: its frames would have entries of its heir's moved.
+                self._republish(view, member)
                 self._mend(view, endpoints)
+
+    def _join(self) -> Member | None:
+        """This host as the member that it is, also after it was fenced; None where it cannot be."""
+        cluster, node = self.membership.cluster, self.membership.node
+        absent = not cluster.has_member(node)
+        try:
+            member = cluster.join(member_of(self.options, node))
+        except InvalidNetworkConfig as error:
+            self.report.say("failed", error=error.msg, details=error.details)
+            return None
+        if absent:
+            self.report.say("joined", node=node)
+        return member
+
+    def _republish(self, view: View, member: Member | None) -> None:
+        """Make endpoints of this host known that the cluster has forgotten."""
+        if member is None:
+            return
+        name = view.network.name
+        present: View | None = view
+        if view.member.revision != member.revision:
+            present = self.membership.rejoin(view, member)
+        if present is None:
+            error = "the cluster has no such network any more; its endpoints here are alone"
+            self.report.say("failed", network=name, error=error)
+            return
+        known = {key for node, key in self._networks.get(name, {}) if node == member.node}
+        try:
+            again = republish(self._host, self.membership, present, known)
+        except Outdated:
+            self._look.set()
+            return
+        self.report.return_all(name, again)
+        if present.returned:
+            self.membership.settle(present)
 
     def _mend(self, view: View, endpoints: Iterable[Published]) -> None:
         name = view.network.name

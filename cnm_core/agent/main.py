@@ -26,7 +26,7 @@ async def run(options: OverlayConfig, host: str, port: int) -> None:
     """Run until SIGTERM or SIGINT. Traffic goes on as it is afterwards."""
     report = Report()
     # Each thread has a connection of its own.
-    follower = Follower(open_membership(options, report.ignore, json.loads), report)
+    follower = Follower(open_membership(options, report.ignore, json.loads), options, report)
     alive = open_membership(options, report.ignore, json.loads)
     endpoints = EndpointStore(options.state_dir)
     members = Members(open_membership(options, report.ignore, json.loads), endpoints, report)
@@ -38,7 +38,7 @@ async def run(options: OverlayConfig, host: str, port: int) -> None:
     server = await asyncio.start_server(report.serve, host, port)
     with follower.membership.followed(), _listening(follower):
         report.say("started", node=alive.node, listening=f"{host}:{port}")
-        async with server, _ended(_live(alive, report)):
+        async with server, _ended(_live(alive, follower, report)):
             works = {asyncio.create_task(asyncio.to_thread(each.follow)) for each in followers}
             ended = asyncio.create_task(stopping.wait())
             await asyncio.wait({*works, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -90,13 +90,19 @@ def _is_loss(kind: int, changed: link.Link) -> bool:
     return gone and changed.name.startswith(overlay.LINK_PREFIXES)
 
 
-async def _live(membership: Membership, report: Report) -> None:
-    """Keep this host's lease, whatever becomes of the store in between."""
+async def _live(membership: Membership, follower: Follower, report: Report) -> None:
+    """Keep this host's lease, whatever becomes of the store in between.
+
+    Where the lease is new the host may have been fenced: the follower looks at that.
+    """
     lease = 0
     try:
         while True:
             try:
-                lease = await asyncio.to_thread(_stay, membership, lease)
+                kept = await asyncio.to_thread(_stay, membership, lease)
+                if kept != lease:
+                    follower.look()
+                lease = kept
                 report.keep_lease()
             except Error as error:
                 report.lose_lease(error)
@@ -112,7 +118,7 @@ def _stay(membership: Membership, lease: int) -> int:
     """Keep a lease alive, or begin another; which."""
     store = membership.cluster.store
     membership.cluster.check_schema()
-    if lease and store.keep_alive(lease):
+    if lease and store.keep_alive(lease) and membership.cluster.is_announced(membership.node):
         return lease
     lease = store.grant(LIFETIME_SECONDS)
     membership.cluster.announce(membership.node, lease)

@@ -7,7 +7,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+from cnm_core.drivers.returned import Again, CutOff
 from cnm_core.errors import Error
+from cnm_core.inet import format_ip
 from cnm_core.store.shared import Unreachable
 
 _REQUEST_SECONDS = 5
@@ -20,7 +22,8 @@ class Report:
     `trouble` is why the agent does not follow the store, "" while it does; `lease_lost` why
     other hosts take this one for gone, "" while they do not. `mended` counts entries of
     the kernel that were missing or stale, `ignored` entries of the store that make no
-    sense or break its rules, each time they are read.
+    sense or break its rules, each time they are read. `cut_off` are endpoints of this host, by
+    network, whose addresses became others' while it was fenced.
     """
 
     trouble: str = "the store has not been read yet"
@@ -29,6 +32,7 @@ class Report:
     mended: int = 0
     ignored: int = 0
     endpoints: dict[str, int] = field(default_factory=dict)
+    cut_off: dict[str, tuple[CutOff, ...]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def say(self, event: str, **fields: object) -> None:
@@ -54,6 +58,17 @@ class Report:
             event = "store-down" if isinstance(error, Unreachable) else "failed"
             self.say(event, error=error.msg, details=error.details)
         self.trouble = error.msg
+
+    def return_all(self, network: str, again: Again) -> None:
+        """Note what became of endpoints that were forgotten when this host was fenced."""
+        if again.known:
+            self.say("republished", network=network, endpoints=list(map(str, again.known)))
+        for each in again.cut_off:
+            if each not in self.cut_off.get(network, ()):
+                address = format_ip(each.ip)
+                fields = {"endpoint": str(each.key), "address": address, "holder": each.holder}
+                self.say("cut-off", network=network, **fields)
+        self.cut_off[network] = again.cut_off
 
     def keep_lease(self) -> None:
         """Note that the lease is alive."""
@@ -85,8 +100,13 @@ class Report:
             f"cnm_agent_mended_entries_total {self.mended}",
             "# TYPE cnm_agent_ignored_entries_total counter",
             f"cnm_agent_ignored_entries_total {self.ignored}",
-            "# TYPE cnm_agent_endpoints gauge",
         ]
+        lines += ["# TYPE cnm_agent_cut_off_endpoints gauge"]
+        lines += [
+            f'cnm_agent_cut_off_endpoints{{network="{name}"}} {len(found)}'
+            for name, found in sorted(self.cut_off.items())
+        ]
+        lines += ["# TYPE cnm_agent_endpoints gauge"]
         # Names of networks have no character that the format would want escaped.
         lines += [
             f'cnm_agent_endpoints{{network="{name}"}} {count}'

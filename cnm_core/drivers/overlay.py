@@ -15,7 +15,7 @@ from cnm_core.config.bridge import BridgeConfig
 from cnm_core.config.overlay import OverlayConfig, overlay_config
 from cnm_core.drivers.bridge import Bridge
 from cnm_core.drivers.vtep_guard import Guard
-from cnm_core.errors import InvalidNetworkConfig, KernelRefused, NotAvailable
+from cnm_core.errors import ClaimConflict, InvalidNetworkConfig, KernelRefused, NotAvailable
 from cnm_core.kernel import link, neighbour, underlay, vxlan
 from cnm_core.kernel.neighbour import Row
 from cnm_core.kernel.netlink import Socket
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from cnm_core.store.cluster import Member, Published, SharedNetwork
 
 _BRIDGE, _DEVICE = LINK_PREFIXES = "ov-", "vx-"
+
+
+CUT_OFF_ADVICE = "remove its container and make it anew: it gets another address"
 
 
 class Overlay:
@@ -87,8 +90,11 @@ class Overlay:
         first = self._bridge.create_network(self._on_bridge(network), leases)
         self._guard(membership, view, followed=followed)
         made = ensure_device(self._host, view)
-        if made or not followed:
-            reconcile(self._host, view, membership.cluster.endpoints(network.name))
+        if made or view.returned or not followed:
+            endpoints = membership.cluster.endpoints(network.name)
+            if view.returned:
+                self._return(membership, view, endpoints)
+            reconcile(self._host, view, endpoints)
         return first
 
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
@@ -161,6 +167,19 @@ class Overlay:
             Guard().forget(device_of(self._known))
             self._bridge.delete_network(self._on_bridge(network))
             membership.forget(network.name)
+
+    def _return(
+        self, membership: Membership, view: View, endpoints: "Collection[Published]"
+    ) -> None:
+        """Make endpoints known again that were forgotten when this host was fenced."""
+        from cnm_core.drivers.returned import republish
+
+        known = {each.key for each in endpoints if each.node == membership.node}
+        for each in republish(self._host, membership, view, known).cut_off:
+            membership.cluster.ignored(
+                ClaimConflict(f'network "{view.network.name}": {each}', details=CUT_OFF_ADVICE)
+            )
+        membership.settle(view)
 
     def _member_of(self, network: Network) -> Membership:
         if self._membership is None:

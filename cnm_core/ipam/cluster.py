@@ -206,10 +206,8 @@ def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, Shared
     """This host and a network, as the configuration has them. Raises InvalidNetworkConfig."""
     if not options.subnets:
         raise InvalidNetworkConfig("subnets: must have at least one subnet")
-    found = underlay.find(Socket(), options.underlay)
-    version = 4 if len(found.ip) == 4 else 6
     return (
-        Member(node, found.ip, found.mtu - OVERHEAD[version]),
+        member_of(options, node),
         SharedNetwork(
             name=name,
             vni=options.vni,
@@ -219,6 +217,13 @@ def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, Shared
             subnets=tuple(map(_subnet, options.subnets)),
         ),
     )
+
+
+def member_of(options: OverlayConfig, node: str) -> Member:
+    """This host, as its underlay has it. Raises InvalidNetworkConfig."""
+    found = underlay.find(Socket(), options.underlay)
+    version = 4 if len(found.ip) == 4 else 6
+    return Member(node, found.ip, found.mtu - OVERHEAD[version])
 
 
 def _subnet(options: OverlaySubnet) -> Subnet:

@@ -147,7 +147,7 @@ class Cluster:
 
     def __init__(self, store: "SharedStore", ignored: "Callable[[Error], None]") -> None:
         self.store = store
-        self._ignored = ignored
+        self.ignored = ignored
 
     def check_schema(self) -> None:
         """Raise StateFailure where a newer version has taken the store over."""
@@ -162,6 +162,10 @@ class Cluster:
     def members(self) -> list[Member]:
         """All hosts."""
         return list(self._all("members/", _member_of))
+
+    def has_member(self, node: str) -> bool:
+        """Whether a host of that name is a member, whatever is said of it."""
+        return self.store.get(f"members/{node}") is not None
 
     def join(self, wanted: Member) -> Member:
         """Make a host a member, or change its VTEP or MTU. Raises InvalidNetworkConfig.
@@ -190,6 +194,10 @@ class Cluster:
     def announce(self, node: str, lease: int) -> None:
         """Have a host count as alive while its lease is."""
         self._commit((), (Put(f"alive/{node}", "", lease),))
+
+    def is_announced(self, node: str) -> bool:
+        """Whether a host counts as alive."""
+        return self.store.get(f"alive/{node}") is not None
 
     def alive(self) -> set[str]:
         """The hosts whose agents are there."""
@@ -255,7 +263,7 @@ class Cluster:
             if conflict is not None and each.node == node:
                 raise conflict
             if conflict is not None:
-                self._ignored(conflict)
+                self.ignored(conflict)
         return tuple(each.block for each in claims if each.node == node)
 
     def claims(self, network: str) -> list[Claim]:
@@ -397,7 +405,7 @@ class Cluster:
         try:
             return decode(entry)
         except StateFailure as error:
-            self._ignored(error)
+            self.ignored(error)
             return None
 
     def _claimed(self, network: str, endpoint: Published | None) -> "Iterator[Entry]":

@@ -38,11 +38,15 @@ _opened: "dict[tuple[StoreConfig, str, str | None], Membership]" = {}
 
 
 class View(Record):
-    """What a host knows of itself and a network."""
+    """What a host knows of itself and a network.
+
+    `returned` is one that was fenced since, and may have endpoints that nobody knows.
+    """
 
     member: Member
     network: SharedNetwork
     blocks: tuple[Block, ...] = ()
+    returned: bool = False
 
     def blocks_of(self, subnet: Address) -> tuple[Address, ...]:
         """The host's blocks in a subnet."""
@@ -55,6 +59,7 @@ class Membership:
     def __init__(self, cluster: Cluster, directory: str, node: str) -> None:
         self.cluster = cluster
         self.node = node
+        self.state_dir = directory
         self._directory = directory + "/.overlay"
 
     def view(self, member: Member, network: SharedNetwork) -> View:
@@ -78,7 +83,28 @@ class Membership:
             _refuse_mtu(network, present)
             made = self.cluster.create_network(network, present.mtu)
             _refuse_mtu(made, present)
-            return self._keep(View(present, made, self.cluster.blocks(network.name, self.node)))
+            known = self.known(network.name)
+            returned = known is not None and (
+                known.returned or known.member.revision != present.revision
+            )
+            blocks = self.cluster.blocks(network.name, self.node)
+            return self._keep(View(present, made, blocks, returned))
+
+    def rejoin(self, view: View, member: Member) -> View | None:
+        """The view of a host that has joined anew; None where the network is there no more."""
+        with self._lock(view.network.name):
+            present = self.cluster.network(view.network.name)
+            if present is None or present.replace(revision=0) != view.network.replace(revision=0):
+                return None
+            blocks = self.cluster.blocks(present.name, self.node)
+            return self._keep(View(member, present, blocks, returned=True))
+
+    def settle(self, view: View) -> None:
+        """Note that all endpoints of a host that has returned are known again."""
+        with self._lock(view.network.name):
+            known = self.known(view.network.name)
+            if known is not None and known.member == view.member:
+                self._keep(known.replace(returned=False))
 
     def claim_block(self, view: View, subnet: Address) -> View:
         """The view with another block of a subnet; of many who need one at once one claims it."""
@@ -272,6 +298,7 @@ def _encode(view: View) -> str:
             "network": encode_network(view.network),
             "made": view.network.revision,
             "blocks": [[str(each.address), each.revision] for each in view.blocks],
+            "returned": view.returned,
         }
     )
 
@@ -286,4 +313,5 @@ def _decode(network: str, node: str, content: str) -> View:
         ),
         network=decode_network(network, fields["network"], int(fields["made"])),
         blocks=tuple(Block(parse_address(text), int(since)) for text, since in fields["blocks"]),
+        returned=fields.get("returned") is True,
     )

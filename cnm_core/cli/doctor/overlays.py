@@ -8,11 +8,13 @@ from cnm_core.cli.conflists import Conflist
 from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
 from cnm_core.config.overlay import overlay_config
 from cnm_core.drivers import overlay
+from cnm_core.drivers.returned import CutOff
 from cnm_core.drivers.vtep_guard import Guard
 from cnm_core.errors import Error
 from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
-from cnm_core.store.membership import open_membership
+from cnm_core.store.endpoints import EndpointStore
+from cnm_core.store.membership import Membership, View, open_membership
 
 _AREA = "overlays"
 
@@ -35,6 +37,7 @@ def _findings(network: Conflist) -> Iterator[Finding]:
     if view is None or link.find(Socket(), overlay.device_name(view.network)) is None:
         return
     vteps = overlay.others(view, membership.cluster.members())
+    yield from _unknown(membership, view)
     guard, device = Guard(), overlay.device_of(view)
     drift = guard.drift(device, vteps)
     if not drift:
@@ -50,3 +53,23 @@ def _findings(network: Conflist) -> Iterator[Finding]:
     message += "; ".join(map(str, drift))
     advice = "cnm doctor --fix makes the rules anew; a running agent does so by itself"
     yield Finding(_AREA, network.name, ERROR, message, advice, mend)
+
+
+def _unknown(membership: Membership, view: View) -> Iterator[Finding]:
+    """The endpoints of this host that the cluster does not know: of a host that was fenced."""
+    name, cluster = view.network.name, membership.cluster
+    known = {each.key for each in cluster.endpoints(name, membership.node)}
+    records = EndpointStore(membership.state_dir)
+    for key in records.keys(name):
+        endpoint = records.load(name, key)
+        if key in known or endpoint is None:
+            continue
+        for lease in endpoint.addressing.leases:
+            ip = lease.address.ip
+            holder = cluster.holder(name, ip)
+            if holder in ("", f"{membership.node}/{key}"):
+                message = "the cluster does not know it, and no other host reaches it"
+                advice = "a running agent makes it known, and so does the next ADD on its network"
+            else:
+                message, advice = str(CutOff(key, ip, holder)), overlay.CUT_OFF_ADVICE
+            yield Finding(_AREA, f"{name} {key}", ERROR, message, advice)

@@ -1,0 +1,86 @@
+"""What becomes of the endpoints of a host that comes back after it was fenced.
+
+The cluster has forgotten them, and may have given their addresses to others. Those whose
+addresses are still free are made known again. Whoever has an address by now keeps it: the
+endpoint that had it is cut off, by setting its host end down, until it is removed or the
+address is free again. Safe to repeat: what is to be done follows from records and store.
+"""
+
+from cnm_core.errors import StateFailure
+from cnm_core.inet import format_ip
+from cnm_core.kernel import link
+from cnm_core.kernel.netlink import Socket
+from cnm_core.model import Endpoint, EndpointKey
+from cnm_core.record import Record
+from cnm_core.store.cluster import Published, mac_of
+from cnm_core.store.endpoints import EndpointStore
+from cnm_core.store.membership import Membership, View
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+
+class CutOff(Record):
+    """An endpoint of this host whose address is another's, as ``<node>/<key>``."""
+
+    key: EndpointKey
+    ip: bytes
+    holder: str
+
+    def __str__(self) -> str:
+        return f"{self.key} is cut off: {format_ip(self.ip)} is {self.holder}'s by now"
+
+
+class Again(Record):
+    """Which endpoints have been made known again, and which could not be."""
+
+    known: tuple[EndpointKey, ...] = ()
+    cut_off: tuple[CutOff, ...] = ()
+
+
+def republish(
+    socket: Socket, membership: Membership, view: View, known: "Collection[EndpointKey]"
+) -> Again:
+    """Make known all endpoints of a network that this host has a record of, but the known ones.
+
+    Raises Outdated where this host was fenced, or the network removed, once more.
+    """
+    again: list[EndpointKey] = []
+    cut_off: list[CutOff] = []
+    name = view.network.name
+    records = EndpointStore(membership.state_dir)
+    for key in records.keys(name):
+        endpoint = None if key in known else _load(records, name, key)
+        host_end = link.find(socket, endpoint.host_link) if endpoint else None
+        if endpoint is None or host_end is None:
+            continue  # on its way in or out
+        taken = membership.cluster.publish(
+            _published(endpoint, membership.node, view), view.member, view.network, ()
+        )
+        if taken is not None:
+            if host_end.up:
+                socket.request(link.set_down(host_end.index, host_end.name))
+            cut_off.append(CutOff(key, taken, membership.cluster.holder(name, taken)))
+            continue
+        if not host_end.up:
+            socket.request(link.set_up(host_end.index, host_end.name))
+        again.append(key)
+        # DEL deletes the link before the claims: if it is there, so is all of DEL to come.
+        if link.find(socket, endpoint.host_link) is None:
+            membership.cluster.withdraw(name, membership.node, key)
+    return Again(tuple(again), tuple(cut_off))
+
+
+def _load(records: EndpointStore, network: str, key: EndpointKey) -> Endpoint | None:
+    try:
+        found = records.load(network, key)
+    except StateFailure:
+        return None  # damaged: what it had nobody can tell
+    return found if found is not None and found.host_link else None
+
+
+def _published(endpoint: Endpoint, node: str, view: View) -> Published:
+    ips = tuple(lease.address.ip for lease in endpoint.addressing.leases)
+    mac = endpoint.mac or mac_of(ips)
+    return Published(endpoint.network, node, endpoint.key, ips, mac, view.member.vtep)
