@@ -130,6 +130,10 @@ class Follower:
             return  # it comes with the next endpoint, or by the next comparison
         wanted = overlay.rows(view, bridge.index, device.index, fresh)
         unwanted = overlay.rows(view, bridge.index, device.index, stale)
+        if view.network.floods and unwanted:
+            # A host has one entry for everybody, whatever the number of its endpoints.
+            present = self._networks.get(view.network.name, {}).values()
+            unwanted -= overlay.rows(view, bridge.index, device.index, present)
         try:
             neighbour.apply(self._host, wanted, unwanted)
         except KernelRefused as error:

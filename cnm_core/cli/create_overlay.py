@@ -89,7 +89,13 @@ def _refuse_needless(wanted: Wanted) -> None:
 
 def _taken_over(present: SharedNetwork) -> dict[str, Any]:
     keys: dict[str, Any] = {"vni": present.vni, "port": present.port, "mtu": present.mtu}
-    return keys | ({"internal": True} if present.internal else {})
+    if present.internal:
+        keys["internal"] = True
+    if present.floods:
+        keys["bum"] = present.bum
+    if not present.tx_checksum:
+        keys["txChecksum"] = False
+    return keys
 
 
 def _in_use(networks: Sequence[SharedNetwork]) -> list[pools.Use]:

@@ -88,6 +88,11 @@ def ipvlan_mode(text: str) -> str:
     return _one_of(text, "l2", "l3", "l3s")
 
 
+def bum(text: str) -> str:
+    """What an overlay does with frames to everybody, and to those it does not know."""
+    return _one_of(text, "none", "ingress-replication")
+
+
 def ipvlan_flag(text: str) -> str:
     """How ipvlan links on one parent see each other."""
     return _one_of(text, "bridge", "private", "vepa")

@@ -66,6 +66,8 @@ class OverlayConfig(Record):
     port: int = 4789
     mtu: int = 0
     internal: bool = False
+    bum: str = "none"
+    tx_checksum: bool = True
     underlay: str = ""
     node: str | None = None
     data_dir: str = "/var/lib/cni/networks"
@@ -82,6 +84,8 @@ def overlay_config(document: object, place: str = "") -> OverlayConfig:
         port=values.optional(fields, "port", place, values.integer(1, 65535), 4789),
         mtu=values.optional(fields, "mtu", place, values.integer(0, 65535), 0),
         internal=values.optional(fields, "internal", place, values.boolean, False),
+        bum=values.optional(fields, "bum", place, values.checked(formats.bum), "none"),
+        tx_checksum=values.optional(fields, "txChecksum", place, values.boolean, True),
         underlay=values.optional(fields, "underlay", place, values.text, ""),
         node=values.optional(fields, "node", place, values.checked(formats.name), None),
         data_dir=values.optional(

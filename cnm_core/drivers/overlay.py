@@ -4,8 +4,9 @@ What the bridge driver does for one host it does here too: veth pairs, gateway a
 masquerading, published ports. On top of it come a VXLAN device as one more port, and three
 static entries for each endpoint of another host: its neighbour entry on the bridge, which
 answers ARP (br_do_proxy_suppress_arp, net/bridge/br_arp_nd_proxy.c), its forwarding entry
-of the bridge, and that of the VXLAN device, which names the host. Nothing is learned and
-nothing is flooded, so that what stands there is exactly what the store says. Who may send to
+of the bridge, and that of the VXLAN device, which names the host. Nothing is learned, and
+nothing is flooded unless the network has `bum`: then each host of an endpoint gets a copy of
+what goes to everybody. So what stands there is exactly what the store says. Who may send to
 the device is in nftables (cnm_core/drivers/vtep_guard.py).
 """
 
@@ -17,7 +18,7 @@ from cnm_core.drivers.bridge import Bridge
 from cnm_core.drivers.vtep_guard import Guard
 from cnm_core.errors import ClaimConflict, InvalidNetworkConfig, KernelRefused, NotAvailable
 from cnm_core.kernel import link, neighbour, underlay, vxlan
-from cnm_core.kernel.neighbour import Row
+from cnm_core.kernel.neighbour import EVERYBODY, Row
 from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.netns import Netns
 from cnm_core.kernel.vxlan import Vxlan
@@ -243,6 +244,13 @@ class Overlay:
         bridge = link.find(self._host, bridge_name(view.network))
         if bridge is not None and found.master != bridge.index:
             drift.append(Drift(what, f"a port of {bridge.name}", "not a port of it"))
+        elif not vxlan.is_set(found, flooded=view.network.floods):
+            drift.append(Drift(what, "the flags of its port", "other ones"))
+        if not view.network.tx_checksum:
+            from cnm_core.kernel import ethtool
+
+            if ethtool.leaves_checksums(name):
+                drift.append(Drift(what, "checksums by the kernel", "left to the underlay's link"))
         return drift
 
 
@@ -267,6 +275,7 @@ def ensure_device(socket: Socket, view: View) -> bool:
     if found is not None:
         same = vxlan.device_of(socket, name) == device_of(view) and found.master == bridge.index
         if same and found.up and found.mtu == view.network.mtu:
+            _set_up(socket, view, found)
             return False
         link.delete_if_present(socket, name)
     try:
@@ -285,8 +294,19 @@ def ensure_device(socket: Socket, view: View) -> bool:
         found = link.find(socket, name)
         if found is None:  # nobody was faster: the VNI has another device on this host
             raise _vni_in_use(view, error) from None
-    socket.request(vxlan.set_port(link.parse(socket.request(link.get(name))[0])))
+    _set_up(socket, view, link.parse(socket.request(link.get(name))[0]))
     return True
+
+
+def _set_up(socket: Socket, view: View, device: link.Link) -> None:
+    """What a device gets when it is there, and a call that was killed may not have come to."""
+    if not vxlan.is_set(device, flooded=view.network.floods):
+        socket.request(vxlan.set_port(device, flooded=view.network.floods))
+    if not view.network.tx_checksum:
+        from cnm_core.kernel import ethtool
+
+        if ethtool.leaves_checksums(device.name):
+            ethtool.keep_checksums(device.name)
 
 
 def devices(socket: Socket) -> list[Vxlan]:
@@ -314,6 +334,8 @@ def rows(view: View, bridge: int, device: int, endpoints: "Iterable[Published]")
             found.update(Row(bridge, each.mac, ip, b"") for ip in each.ips)
             found.add(Row(device, each.mac, b"", b""))
             found.add(Row(device, each.mac, b"", each.vtep))
+            if view.network.floods:
+                found.add(Row(device, EVERYBODY, b"", each.vtep))
     return found
 
 

@@ -214,6 +214,8 @@ def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, Shared
             port=options.port,
             mtu=options.mtu,
             internal=options.internal,
+            bum=options.bum,
+            tx_checksum=options.tx_checksum,
             subnets=tuple(map(_subnet, options.subnets)),
         ),
     )

@@ -56,7 +56,7 @@ class Link(Record):
     `hairpin` and `isolated` are that port's flags. `operational` is RFC 2863's: up, with
     carrier, and known to the kernel as such. `parent` is the index of the link that it stands
     on or, for a veth, of its peer, in whose namespace the index counts; `data` has its kind's
-    own attributes.
+    own attributes, and `port` those of a bridge's port.
     """
 
     index: int
@@ -72,6 +72,7 @@ class Link(Record):
     isolated: bool = False
     parent: int = 0
     data: bytes = b""
+    port: bytes = b""
 
     @property
     def up(self) -> bool:
@@ -95,7 +96,8 @@ def parse(message: bytes) -> Link:
     _, _, index, flags, _ = _IFINFOMSG.unpack_from(message)
     found = attributes(message, 16)
     info = attributes(found.get(IFLA_LINKINFO, b""))
-    port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b""))
+    slave = info.get(IFLA_INFO_SLAVE_DATA, b"")
+    port = attributes(slave)
     return Link(
         index=index,
         name=text_of(found[IFLA_IFNAME]),
@@ -110,6 +112,7 @@ def parse(message: bytes) -> Link:
         isolated=port.get(IFLA_BRPORT_ISOLATED, b"\0") != b"\0",
         parent=U32.unpack(found[IFLA_LINK])[0] if IFLA_LINK in found else 0,
         data=info.get(IFLA_INFO_DATA, b""),
+        port=slave,
     )
 
 

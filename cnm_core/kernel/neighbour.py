@@ -13,6 +13,7 @@ from cnm_core.inet import format_ip, format_mac
 from cnm_core.kernel.link import AF_BRIDGE
 from cnm_core.kernel.netlink import (
     NLM_F_ACK,
+    NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_REPLACE,
@@ -32,6 +33,8 @@ RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
 NTF_SELF, NTF_MASTER = 0x2, 0x4
+# The address of frames to everybody: a VXLAN device sends one to each of its hosts.
+EVERYBODY = bytes(6)
 
 _NDMSG = Struct("=BxxxiHBB")
 # Some kB a send: a socket's buffer takes it, and so do the answers.
@@ -42,7 +45,8 @@ class Row(Record):
     """An entry of link `index`: exactly one of three kinds.
 
     `ip` and `mac`: a neighbour. `mac` and `vtep`: frames to `mac` leave a VXLAN device to
-    that host. `mac` alone: a bridge sends frames to `mac` out of the port `index`.
+    that host, those to EVERYBODY to each host that has one. `mac` alone: a bridge sends
+    frames to `mac` out of the port `index`.
     """
 
     index: int
@@ -62,20 +66,29 @@ class Row(Record):
         return self.index, self.mac, self.ip, self.vtep
 
     @property
-    def key(self) -> tuple[int, bytes, bool]:
+    def key(self) -> tuple[int, bytes, bytes | bool]:
         """What the kernel tells entries apart by."""
-        return self.index, self.ip or self.mac, bool(self.vtep)
+        host = self.vtep if self.is_copy else bool(self.vtep)
+        return self.index, self.ip or self.mac, host
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is about frames to everybody, which several hosts may get."""
+        return self.mac == EVERYBODY and bool(self.vtep)
 
     def __str__(self) -> str:
         if self.ip:
             return f"neighbour {format_ip(self.ip)} at {format_mac(self.mac)}"
+        if self.is_copy:
+            return f"frames for everybody to {format_ip(self.vtep)}"
         to = f"to {format_ip(self.vtep)}" if self.vtep else "out of the port"
         return f"frames for {format_mac(self.mac)} {to}"
 
 
 def replace(row: Row) -> Request:
     """Have an entry, whatever stands there."""
-    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    beside = NLM_F_APPEND if row.is_copy else NLM_F_REPLACE
+    flags = NLM_F_ACK | NLM_F_CREATE | beside
     return Request(RTM_NEWNEIGH, flags, _body(row), f"set {row}")
 
 

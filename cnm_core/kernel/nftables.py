@@ -13,6 +13,7 @@ from cnm_core.errors import KernelRefused
 from cnm_core.kernel import expressions as ex
 from cnm_core.kernel.netlink import (
     NLM_F_ACK,
+    NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_EXCL,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 10, 0x10, 0x11
-NLM_F_APPEND = 0x800
 SO_SNDBUFFORCE = 32
 
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2

@@ -61,18 +61,27 @@ def create(name: str, mac: bytes, mtu: int, master: int, device: Vxlan) -> Reque
     return Request(link.RTM_NEWLINK, flags, body, f'create VXLAN device "{name}", {device}')
 
 
-def set_port(of: Link) -> Request:
-    """Have a bridge neither learn from the device nor flood to it, and answer ARP for it."""
-    quiet = (
-        IFLA_BRPORT_LEARNING,
-        IFLA_BRPORT_UNICAST_FLOOD,
-        IFLA_BRPORT_MCAST_FLOOD,
-        IFLA_BRPORT_BCAST_FLOOD,
-    )
-    port = b"".join(u8(kind, 0) for kind in quiet) + u8(IFLA_BRPORT_NEIGH_SUPPRESS, 1)
+def set_port(of: Link, *, flooded: bool) -> Request:
+    """Have a bridge not learn from the device and answer ARP for it; and flood to it, or not."""
+    port = b"".join(u8(kind, value) for kind, value in _port(flooded).items())
     body = link.header(of.index, family=link.AF_BRIDGE)
     body += attribute(link.IFLA_PROTINFO | NLA_F_NESTED, port)
     return Request(link.RTM_SETLINK, NLM_F_ACK, body, f'set the bridge port flags of "{of.name}"')
+
+
+def is_set(of: Link, *, flooded: bool) -> bool:
+    """Whether the device is such a port."""
+    present = attributes(of.port)
+    return all(present.get(kind) == bytes([value]) for kind, value in _port(flooded).items())
+
+
+def _port(flooded: bool) -> dict[int, int]:
+    flood = (IFLA_BRPORT_UNICAST_FLOOD, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD)
+    return {
+        IFLA_BRPORT_LEARNING: 0,
+        **dict.fromkeys(flood, int(flooded)),
+        IFLA_BRPORT_NEIGH_SUPPRESS: 1,
+    }
 
 
 def device_of(socket: Socket, name: str) -> Vxlan | None:

@@ -86,6 +86,11 @@ MacvlanMode = Annotated[
 IpvlanMode = Annotated[
     str, _meaning(formats.ipvlan_mode), _shown("l2, l3 or l3s", enum=["l2", "l3", "l3s"])
 ]
+Bum = Annotated[
+    str,
+    _meaning(formats.bum),
+    _shown("none or ingress-replication", enum=["none", "ingress-replication"]),
+]
 IpvlanFlag = Annotated[
     str,
     _meaning(formats.ipvlan_flag),

@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from cnm_core.schema.base import (
+    Bum,
     ConfigModel,
     Directory,
     Endpoint,
@@ -50,6 +51,16 @@ class OverlayConfig(ConfigModel):
     port: Port = Field(4789, description="UDP port of VXLAN")
     mtu: Mtu = Field(0, description="MTU of bridge and veth; 0 for what the underlay leaves")
     internal: bool = Field(False, description="let nothing in or out")
+    bum: Bum = Field(
+        "none",
+        description="ingress-replication has broadcasts, multicasts and what goes to unknown MAC "
+        "addresses sent to every host with containers of the network; none drops them",
+    )
+    txChecksum: bool = Field(
+        True,
+        description="false has the kernel compute the checksums of what containers send to other "
+        "hosts, for links of the underlay that get those within VXLAN wrong",
+    )
     underlay: str = Field(
         "", description="address or link that VXLAN uses; the default route's when left out"
     )

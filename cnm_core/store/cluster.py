@@ -27,6 +27,7 @@ claim by these rules.
 """
 
 from cnm_core import json
+from cnm_core.config import formats
 from cnm_core.errors import (
     ClaimConflict,
     Error,
@@ -60,9 +61,19 @@ if TYPE_CHECKING:
 # VNIs that are given out; below them those that other systems use by default.
 _FIRST_VNI, _LAST_VNI = 4097, (1 << 24) - 1
 _LAST_MADE = "subnets"
+NO_BUM = "none"
 _SCHEMA = "schema"
 # A subnet is given out in blocks of these prefix lengths, for each host one and more as needed.
 _BLOCK_LENGTHS = {32: 27, 128: 120}
+# What a network has the same on all hosts: the configuration's key for each field.
+_SAME = {
+    "vni": "vni",
+    "port": "port",
+    "mtu": "mtu",
+    "internal": "internal",
+    "bum": "bum",
+    "txChecksum": "tx_checksum",
+}
 _ATTEMPTS = 100
 # etcd's own limit of operations in one transaction (--max-txn-ops).
 _TXN_OPS = 120
@@ -92,7 +103,9 @@ class Subnet(Record):
 class SharedNetwork(Record):
     """A network as all hosts have it. `vni` 0 asks for one that is free.
 
-    `mtu` is that of bridges and containers; `revision` that of its making, 0 before.
+    `mtu` is that of bridges and containers; `revision` that of its making, 0 before. `bum` is
+    what becomes of frames to everybody or nobody known, "none" or "ingress-replication";
+    without `tx_checksum` VXLAN devices leave checksums to nobody else.
     """
 
     name: str
@@ -101,7 +114,14 @@ class SharedNetwork(Record):
     mtu: int
     internal: bool
     subnets: tuple[Subnet, ...]
+    bum: str = NO_BUM
+    tx_checksum: bool = True
     revision: int = 0
+
+    @property
+    def floods(self) -> bool:
+        """Whether what goes to everybody is sent to each host."""
+        return self.bum != NO_BUM
 
 
 class Block(Record):
@@ -543,6 +563,8 @@ def encode_network(network: SharedNetwork) -> str:
             "port": network.port,
             "mtu": network.mtu,
             "internal": network.internal,
+            "bum": network.bum,
+            "txChecksum": network.tx_checksum,
             "subnets": [
                 {"subnet": str(each.address), "gateway": format_ip(each.gateway)}
                 for each in network.subnets
@@ -565,6 +587,8 @@ def _network(key: str, fields: dict[str, object]) -> SharedNetwork:
         mtu=_number(fields, "mtu", 68, 65535),
         internal=fields["internal"] is True,
         subnets=subnets,
+        bum=formats.bum(str(fields.get("bum", NO_BUM))),
+        tx_checksum=fields.get("txChecksum") is not False,
     )
 
 
@@ -611,11 +635,11 @@ def _vtep_in_use(wanted: Member, holder: Member) -> InvalidNetworkConfig:
 def _refuse_difference(wanted: SharedNetwork, present: SharedNetwork) -> None:
     """Refuse a configuration that means another network than the cluster has by that name."""
     wanted = wanted.replace(vni=wanted.vni or present.vni, mtu=wanted.mtu or present.mtu)
-    for field in ("vni", "port", "mtu", "internal"):
+    for key, field in _SAME.items():
         asked, has = getattr(wanted, field), getattr(present, field)
         if asked != has:
             raise InvalidNetworkConfig(
-                f"{field}: is {json.dumps(asked)} here, and {json.dumps(has)} for network "
+                f"{key}: is {json.dumps(asked)} here, and {json.dumps(has)} for network "
                 f'"{present.name}" in the cluster',
                 details="a network is the same on all hosts; give another one another name",
             )

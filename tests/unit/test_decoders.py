@@ -36,6 +36,7 @@ TEXTS: dict[Any, tuple[list[str], list[str]]] = {
     formats.allocation: (["next-fit", "first-fit"], ["best-fit", "First-Fit"]),
     formats.macvlan_mode: (["bridge", "private", "vepa", "passthru"], ["source", "Bridge"]),
     formats.ipvlan_mode: (["l2", "l3", "l3s"], ["l4", "L2"]),
+    formats.bum: (["none", "ingress-replication"], ["multicast", "None"]),
     formats.ipvlan_flag: (["bridge", "private", "vepa"], ["passthru", "Vepa"]),
     formats.protocol: (["tcp", "UDP", "sctp"], ["icmp", "tcp "]),
     formats.subnet: (["10.1.0.0/16", "fd00::/64", "::/0"], ["10.1.0.5/16", "10.1.0.0/33", "::/"]),

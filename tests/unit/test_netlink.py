@@ -341,7 +341,7 @@ def test_parse(**of: Any) -> None:
     )
     message.encode()
     found = link.parse(bytes(message.data)[16:])
-    assert found == link.Link(
+    assert found.replace(port=b"") == link.Link(
         index=of["index"],
         name=of["name"],
         kind=of["kind"] or "",

@@ -38,6 +38,16 @@ def test_row(index: int, mac: bytes, ip: bytes, kind: str) -> None:
         assert message["state"] & 0x80
 
 
+def test_copies_for_everybody() -> None:
+    """An entry for everybody is added beside those of other hosts; it takes no one's place."""
+    rows = [Row(7, neighbour.EVERYBODY, vtep=bytes([10, 0, 0, number])) for number in (1, 2)]
+    for row in rows:
+        message = ndmsg(netlink.encode(neighbour.replace(row), 1))
+        message.decode()
+        assert message["header"]["flags"] & 0xF00 == 0xC00  # NLM_F_CREATE | NLM_F_APPEND
+    assert rows[0].key != rows[1].key
+
+
 @given(macs, st.integers(68, 65535), indexes, ips, st.integers(1, 2**24 - 1), st.integers(1, 65535))
 def test_create(mac: bytes, mtu: int, master: int, local: bytes, vni: int, port: int) -> None:
     """pyroute2 reads the device that was meant."""
