@@ -46,6 +46,7 @@ class Recorder:
         finding = dict(report.user_properties).get("finding")
         if finding is None or not (report.failed or report.nodeid not in self._found):
             return
+        assert isinstance(finding, dict)
         found = self._found.setdefault(report.nodeid, Finding(**finding))
         if report.failed and found.failure is None:
             self._found[report.nodeid] = replace(found, failure=_one_line(report))
@@ -54,8 +55,8 @@ class Recorder:
         directory = str(self._directory)
         found = Findings(directory, directory, self._version, tuple(self._found.values()))
         text = json.dumps(document(found), indent=1, ensure_ascii=False)
-        self._path.with_suffix(".json").write_text(f"{text}\n")
-        self._path.with_suffix(".md").write_text(markdown([found]))
+        for kind, content in (("json", f"{text}\n"), ("md", markdown([found]))):
+            self._path.with_name(f"{self._path.name}.{kind}").write_text(content)
 
 
 def _one_line(report: pytest.TestReport) -> str:
@@ -114,17 +115,13 @@ def _expected(item: pytest.Item, plugin: str) -> Finding:
     prefix, colon, rest = sentence.partition(": ")
     known = colon and prefix in SOURCES
     return Finding(
-        section=str(item.module.__doc__).partition("\n")[0].partition(":")[0].rstrip("."),
+        section=getattr(item, "module").__doc__.partition("\n")[0].partition(":")[0].rstrip("."),
         source=SOURCES[prefix] if known else OURS,
         sentence=rest if known else sentence,
         test=f"{item.path.name}::{function.__name__}",
         plugin=plugin,
         failure=None,
     )
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    pass
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -163,12 +163,22 @@ def main(markdown_file: str, json_file: str, *labelled: str) -> None:
         label, _, file = each.partition("=")
         directories.append(Findings.read(label, Path(file)))
     Path(markdown_file).write_text(f"{PREFACE}\n{markdown(directories)}")
-    shortened = [document(_without_passes(each)) for each in directories]
-    Path(json_file).write_text(json.dumps(shortened, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps([_failures(each) for each in directories], indent=1, ensure_ascii=False)
+    Path(json_file).write_text(f"{text}\n")
 
 
-def _without_passes(each: Findings) -> Findings:
-    return replace(each, findings=tuple(one for one in each.findings if one.failure is not None))
+def _failures(each: Findings) -> dict[str, Any]:
+    """A directory's failed tests, by test and plugin: how many runs failed, and how the first."""
+    failed: dict[str, dict[str, Any]] = {}
+    for one in each.findings:
+        if one.failure is not None:
+            runs = each.of(one.plugin, one.test)
+            count = sum(run.failure is not None for run in runs)
+            told = {"failed": count, "of": len(runs), "first": one.failure}
+            failed.setdefault(one.test, {}).setdefault(one.plugin, told)
+    return {"label": each.label, "directory": each.directory, "version": each.version} | {
+        "failures": failed
+    }
 
 
 if __name__ == "__main__":

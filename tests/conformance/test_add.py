@@ -125,6 +125,7 @@ def test_addresses_point_at_their_interface(endpoint: MakeEndpoint, config: Conf
     assert {result["interfaces"][ip["interface"]]["name"] for ip in result["ips"]} == {"eth0"}
 
 
+@pytest.mark.since("1.1.0")
 @pytest.mark.needs("interface")
 def test_routes_are_in_the_result(endpoint: MakeEndpoint, config: Config) -> None:
     """spec: the result has the routes, with all attributes of 1.1.0, and they are there."""

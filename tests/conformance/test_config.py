@@ -129,8 +129,9 @@ def test_tolerated_keys(
     extended = config | more
     result = eth0.add(extended)
     eth0.check(extended, result).silent()
-    call("STATUS", extended).silent()
-    call("GC", cni.collected(extended, eth0)).silent()
+    if config["cniVersion"] == cni.NEWEST:
+        call("STATUS", extended).silent()
+        call("GC", cni.collected(extended, eth0)).silent()
     eth0.delete(extended, result)
 
 
@@ -176,8 +177,9 @@ def test_without_address_management(
     assert not result.get("ips")
     assert "eth0" in eth0.netns.links()
     eth0.check(layer2, result).silent()
-    call("STATUS", layer2).silent()
-    call("GC", cni.collected(layer2, eth0)).silent()
+    if config["cniVersion"] == cni.NEWEST:
+        call("STATUS", layer2).silent()
+        call("GC", cni.collected(layer2, eth0)).silent()
     eth0.delete(layer2, result)
 
 

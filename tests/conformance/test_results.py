@@ -36,6 +36,7 @@ def _keys(members: list[Config]) -> set[str]:
     return {key for member in members for key in member}
 
 
+@pytest.mark.since("1.1.0")
 @pytest.mark.needs("interface")
 def test_newest(result_of: Callable[[str], Config]) -> None:
     """spec: in 1.1.0 interfaces may have an mtu, routes have all their attributes."""
