@@ -115,7 +115,7 @@ def _expected(item: pytest.Item, plugin: str) -> Finding:
     prefix, colon, rest = sentence.partition(": ")
     known = colon and prefix in SOURCES
     return Finding(
-        section=getattr(item, "module").__doc__.partition("\n")[0].partition(":")[0].rstrip("."),
+        section=item.module.__doc__.partition("\n")[0].partition(":")[0].rstrip("."),
         source=SOURCES[prefix] if known else OURS,
         sentence=rest if known else sentence,
         test=f"{item.path.name}::{function.__name__}",

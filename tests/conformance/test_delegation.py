@@ -317,6 +317,7 @@ def test_a_delegate_that_does_not_read(eth0: Endpoint, foreign: Foreign, config:
     assert cni.addresses(eth0.add(config | {"vendor": "x" * (1 << 20)})) == ["10.1.0.77"]
 
 
+@pytest.mark.since("1.1.0")
 def test_gc_goes_on_to_the_delegate(eth0: Endpoint, foreign: Foreign, config: Config) -> None:
     """spec: GC is forwarded, also where stale endpoints were removed on the way."""
     eth0.add(config)
