@@ -204,13 +204,19 @@ class Bridge:
     def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
         """Delete the pair by its host end; by its container end where that is unknown or gone.
 
-        The ports go first, and their socket stays open: the kernel makes whoever closes it
-        last wait for RCU, and that is the child process that waits for the link.
+        Ports and source checks go meanwhile. Their sockets are open before: the kernel makes
+        whoever closes one last wait for RCU, and that is the child process that deletes the link.
         """
         if endpoint is not None:
+            if endpoint.ports:
+                self._firewall()
+            if endpoint.source_checked:
+                self._source_check()
+            if link.delete_if_present(
+                self._host, endpoint.host_link, lambda: self._expel(endpoint)
+            ):
+                return
             self._expel(endpoint)
-        if endpoint is not None and link.delete_if_present(self._host, endpoint.host_link):
-            return
         remove("veth", key, endpoint, netns)
 
     def joined(self, key: EndpointKey, netns: Netns) -> bool:
@@ -239,9 +245,7 @@ class Bridge:
         if _needs_policy(options, endpoint):
             found += self._firewall_drift(network, leases, endpoint)
         if endpoint is not None and endpoint.source_checked and endpoint.mac is not None:
-            from cnm_core.drivers.spoofcheck import SpoofCheck
-
-            found += SpoofCheck().drift(endpoint.host_link, endpoint.mac)
+            found += self._source_check().drift(endpoint.host_link, endpoint.mac)
         return found + container_drift(key, "veth", attachment, netns)
 
     def check_status(self, network: Network) -> None:
@@ -286,6 +290,14 @@ class Bridge:
             self._rules = Firewall()
         return self._rules
 
+    def _source_check(self) -> "SpoofCheck":
+        """The source checks, likewise."""
+        if self._check is None:
+            from cnm_core.drivers.spoofcheck import SpoofCheck
+
+            self._check = SpoofCheck()
+        return self._check
+
     def _apply_policy(self, network: Network, leases: tuple[Lease, ...]) -> None:
         if self._firewall().prepare({lease.address.version for lease in leases}):
             self._restore(network)
@@ -300,10 +312,8 @@ class Bridge:
     def _admit(self, network: Network, endpoint: Endpoint) -> None:
         """Which MAC address the endpoint may send from, known before it can send."""
         if endpoint.source_checked:
-            from cnm_core.drivers.spoofcheck import SpoofCheck
-
             assert endpoint.mac is not None
-            check = SpoofCheck()
+            check = self._source_check()
             if check.prepare():
                 self._restore(network)
             check.allow(endpoint.host_link, endpoint.mac, f"{network.name} {endpoint.key}")
@@ -315,10 +325,7 @@ class Bridge:
 
             self._firewall().unpublish(endpoint.ports, Target.of(endpoint))
         if endpoint.source_checked and endpoint.mac is not None:
-            from cnm_core.drivers.spoofcheck import SpoofCheck
-
-            self._check = SpoofCheck()  # kept open, as `leave` says
-            self._check.withdraw(endpoint.host_link, endpoint.mac)
+            self._source_check().withdraw(endpoint.host_link, endpoint.mac)
 
     def _publish(self, network: Network, endpoint: Endpoint) -> None:
         from cnm_core.drivers.firewall import Target

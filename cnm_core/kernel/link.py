@@ -46,6 +46,7 @@ _DUMP_STATS_OFF = u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
 
@@ -236,8 +237,12 @@ def delete(index: int, name: str) -> Request:
     return Request(RTM_DELLINK, NLM_F_ACK, body, f'delete link "{name}"')
 
 
-def delete_if_present(socket: Socket, name: str) -> bool:
+def delete_if_present(
+    socket: Socket, name: str, meanwhile: "Callable[[], None] | None" = None
+) -> bool:
     """Delete the link of that name in the socket's and our namespace; False if there is none.
+
+    `meanwhile` is called once the deletion is under way, if there is one.
 
     The link is gone from both namespaces within a millisecond, which its notification
     says, and may be named anew; but the request returns only when the kernel has freed it
@@ -253,13 +258,19 @@ def delete_if_present(socket: Socket, name: str) -> bool:
         child = fork()
     except OSError:  # neither descriptors nor a process to be had: wait ourselves
         _delete_and_wait(socket, found)
+        if meanwhile is not None:
+            meanwhile()
         return True
     if child == 0:
         _delete_and_exit(found, sink)
     close(sink)
-    failure = _await_deletion(listener, answer, found.index)
-    close(answer)
-    listener.close()
+    try:
+        if meanwhile is not None:
+            meanwhile()
+        failure = _await_deletion(listener, answer, found.index)
+    finally:
+        close(answer)
+        listener.close()
     if failure:
         raise KernelRefused(EIO, failure)
     return True
