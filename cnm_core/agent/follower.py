@@ -15,7 +15,14 @@ from cnm_core.agent.report import Report
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers import overlay
 from cnm_core.drivers.returned import republish
-from cnm_core.errors import Error, InvalidNetworkConfig, KernelRefused, StateFailure
+from cnm_core.drivers.tunnel import Tunnel
+from cnm_core.errors import (
+    Error,
+    InvalidNetworkConfig,
+    KernelRefused,
+    NotAvailable,
+    StateFailure,
+)
 from cnm_core.ipam.cluster import member_of
 from cnm_core.kernel import link, neighbour
 from cnm_core.kernel.netlink import Socket
@@ -46,6 +53,7 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._host = Socket()
+        self._tunnel = Tunnel(self._host, self.options, self.membership)
 
     def stop(self) -> None:
         """Have `follow` return within a second."""
@@ -128,12 +136,12 @@ class Follower:
         bridge, device = (link.find(self._host, name) for name in names)
         if bridge is None or device is None:
             return  # it comes with the next endpoint, or by the next comparison
-        wanted = overlay.rows(view, bridge.index, device.index, fresh)
-        unwanted = overlay.rows(view, bridge.index, device.index, stale)
+        wanted = overlay.rows(view, bridge, device, fresh)
+        unwanted = overlay.rows(view, bridge, device, stale)
         if view.network.floods and unwanted:
             # A host has one entry for everybody, whatever the number of its endpoints.
             present = self._networks.get(view.network.name, {}).values()
-            unwanted -= overlay.rows(view, bridge.index, device.index, present)
+            unwanted -= overlay.rows(view, bridge, device, present)
         try:
             neighbour.apply(self._host, wanted, unwanted)
         except KernelRefused as error:
@@ -194,10 +202,12 @@ class Follower:
     def _mend(self, view: View, endpoints: Iterable[Published]) -> None:
         name = view.network.name
         try:
+            if view.network.encrypted and self._tunnel.ensure(view.member):
+                self.report.say("made-tunnel")
             if overlay.ensure_device(self._host, view):
                 self.report.say("made-device", network=name)
             missing, stale = overlay.reconcile(self._host, view, endpoints)
-        except KernelRefused as error:
+        except (KernelRefused, InvalidNetworkConfig, NotAvailable) as error:
             self.report.say("failed", network=name, error=error.msg)
             return
         if missing or stale:

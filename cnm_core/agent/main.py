@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 
 from cnm_core.agent.follower import Follower
 from cnm_core.agent.members import Members
+from cnm_core.agent.peers import PeerFollower
 from cnm_core.agent.report import Report
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers import overlay
@@ -27,10 +28,11 @@ async def run(options: OverlayConfig, host: str, port: int) -> None:
     report = Report()
     # Each thread has a connection of its own.
     follower = Follower(open_membership(options, report.ignore, json.loads), options, report)
+    peers = PeerFollower(open_membership(options, report.ignore, json.loads), options, report)
     alive = open_membership(options, report.ignore, json.loads)
     endpoints = EndpointStore(options.state_dir)
     members = Members(open_membership(options, report.ignore, json.loads), endpoints, report)
-    followers: tuple[Follower | Members, ...] = (follower, members)
+    followers: tuple[Follower | Members | PeerFollower, ...] = (follower, members, peers)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

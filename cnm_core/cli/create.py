@@ -106,6 +106,7 @@ _DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
     help="A label.",
 )
 @click.option("--mtu", help="MTU of the interfaces.")
+@click.option("--encrypted", is_flag=True, help="Encrypt what goes between hosts (overlay).")
 @click.option(
     "--pools",
     "pools_file",
@@ -125,6 +126,7 @@ def create(
     driver: str,
     driver_options: dict[str, str],
     mtu: str | None,
+    encrypted: bool,
     pools_file: Path,
     agent_file: Path,
     ipam_driver: str,
@@ -139,6 +141,8 @@ def create(
     _check_name(name)
     if mtu is not None:
         driver_options = {**driver_options, "mtu": mtu}
+    if encrypted:
+        driver_options = {**driver_options, "encrypted": "true"}
     ipam_driver = _IPAM_NAMES.get(ipam_driver, ipam_driver)
     wanted = Wanted(
         name=name,

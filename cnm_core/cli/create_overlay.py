@@ -91,6 +91,8 @@ def _taken_over(present: SharedNetwork) -> dict[str, Any]:
     keys: dict[str, Any] = {"vni": present.vni, "port": present.port, "mtu": present.mtu}
     if present.internal:
         keys["internal"] = True
+    if present.encrypted:
+        keys["encrypted"] = True
     if present.floods:
         keys["bum"] = present.bum
     if not present.tx_checksum:

@@ -61,7 +61,12 @@ def _describe(network: Conflist) -> dict[str, Any]:
 
 
 def _of_cluster(overlay: Seen) -> dict[str, Any]:
-    return {"VNI": overlay.network.vni if overlay.network else 0, "Peers": overlay.peers()}
+    known = overlay.network
+    return {
+        "VNI": known.vni if known else 0,
+        "Encrypted": bool(known and known.encrypted),
+        "Peers": overlay.peers(),
+    }
 
 
 def _shared(network: Conflist, overlay: Seen | None) -> list[str]:

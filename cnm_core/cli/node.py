@@ -9,10 +9,13 @@ import click
 from cnm_core.cli import output
 from cnm_core.cli.agent_config import agent_option, network_keys
 from cnm_core.cli.main import NOT_FOUND, Failure
-from cnm_core.config.overlay import overlay_config
+from cnm_core.config.overlay import OverlayConfig, overlay_config
+from cnm_core.drivers.tunnel import Tunnel
 from cnm_core.inet import format_ip
+from cnm_core.kernel.netlink import Socket
 from cnm_core.store.cluster import Cluster
 from cnm_core.store.membership import open_membership
+from cnm_core.store.tunnels import encode_key
 
 
 @dataclass(frozen=True)
@@ -83,9 +86,29 @@ def fence(agent_file: Path, name: str, force: bool) -> None:
     click.echo(name)
 
 
+@node.command("rotate-key")
+@agent_option
+def rotate_key(agent_file: Path) -> None:
+    """Give this host another key for encrypted networks, and print its public key.
+
+    The agents of the other hosts learn it at once, and traffic goes on. A host without an
+    agent has nothing from here until its next container.
+    """
+    options = _options(agent_file)
+    membership = open_membership(options, output.passed_over, json.loads)
+    key = Tunnel(Socket(), options, membership).rotate()
+    if not key:
+        output.warn("there is no encrypted network on this host; the next one has a new key")
+        return
+    click.echo(encode_key(key))
+
+
+def _options(agent_file: Path) -> OverlayConfig:
+    return overlay_config({**network_keys(agent_file), "subnets": []})
+
+
 def _cluster(agent_file: Path) -> Cluster:
-    options = overlay_config({**network_keys(agent_file), "subnets": []})
-    cluster = open_membership(options, output.passed_over, json.loads).cluster
+    cluster = open_membership(_options(agent_file), output.passed_over, json.loads).cluster
     cluster.check_schema()
     return cluster
 

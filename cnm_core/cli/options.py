@@ -30,7 +30,8 @@ DOCKER_NAMES: dict[str, dict[str, str]] = {
 }
 # Keys of a plugin's configuration that other options of the command say.
 _ELSEWHERE = frozenset(("internal", "ipMasqBackend", "subnets"))
-_WORDS = {"1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
+# A switch that is named alone is on, as in Docker's `--opt encrypted`.
+_WORDS = {"": True, "1": True, "t": True, "true": True, "0": False, "f": False, "false": False}
 
 
 def pairs(

@@ -109,6 +109,8 @@ def endpoint(text: str) -> str:
     scheme, _, rest = text.partition("://")
     host, _, port = rest.rpartition(":")
     whole = host and port.isascii() and port.isdigit() and 0 < int(port) < 65536
+    if "@" in rest:
+        raise ValueError("must name no user: user and passwordFile do, so that no file has both")
     if scheme not in ("http", "https") or not whole or not rest.isprintable() or "/" in rest:
         raise ValueError(f'must be http://HOST:PORT or https://HOST:PORT, got "{text}"')
     return text

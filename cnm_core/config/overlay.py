@@ -68,6 +68,8 @@ class OverlayConfig(Record):
     internal: bool = False
     bum: str = "none"
     tx_checksum: bool = True
+    encrypted: bool = False
+    wireguard_port: int = 51830
     underlay: str = ""
     node: str | None = None
     data_dir: str = "/var/lib/cni/networks"
@@ -86,6 +88,10 @@ def overlay_config(document: object, place: str = "") -> OverlayConfig:
         internal=values.optional(fields, "internal", place, values.boolean, False),
         bum=values.optional(fields, "bum", place, values.checked(formats.bum), "none"),
         tx_checksum=values.optional(fields, "txChecksum", place, values.boolean, True),
+        encrypted=values.optional(fields, "encrypted", place, values.boolean, False),
+        wireguard_port=values.optional(
+            fields, "wireguardPort", place, values.integer(1, 65535), 51830
+        ),
         underlay=values.optional(fields, "underlay", place, values.text, ""),
         node=values.optional(fields, "node", place, values.checked(formats.name), None),
         data_dir=values.optional(

@@ -8,6 +8,8 @@ of the bridge, and that of the VXLAN device, which names the host. Nothing is le
 nothing is flooded unless the network has `bum`: then each host of an endpoint gets a copy of
 what goes to everybody. So what stands there is exactly what the store says. Who may send to
 the device is in nftables (cnm_core/drivers/vtep_guard.py).
+
+The VXLAN device of an encrypted network sends into the tunnel of tunnel.py, and nowhere else.
 """
 
 from errno import EEXIST
@@ -18,6 +20,7 @@ from cnm_core.drivers.bridge import Bridge
 from cnm_core.drivers.vtep_guard import Guard
 from cnm_core.errors import ClaimConflict, InvalidNetworkConfig, KernelRefused, NotAvailable
 from cnm_core.kernel import link, neighbour, underlay, vxlan
+from cnm_core.kernel.link import Link
 from cnm_core.kernel.neighbour import EVERYBODY, Row
 from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.netns import Netns
@@ -39,9 +42,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from cnm_core.drivers.tunnel import Tunnel
     from cnm_core.store.cluster import Member, Published, SharedNetwork
 
-_BRIDGE, _DEVICE = LINK_PREFIXES = "ov-", "vx-"
+# The WireGuard device that all encrypted networks of a host send through.
+TUNNEL = "wg-cnm"
+_BRIDGE, _DEVICE = "ov-", "vx-"
+LINK_PREFIXES = (_BRIDGE, _DEVICE, TUNNEL)
 
 
 CUT_OFF_ADVICE = "remove its container and make it anew: it gets another address"
@@ -74,6 +81,8 @@ class Overlay:
                 "internal: cannot be true with runtimeConfig.portMappings",
                 details="an internal network has no way in or out; leave out one of the two",
             )
+        if options.encrypted:
+            self._tunnel(network).require()
 
     def complete(self, network: Network, addressing: Addressing) -> Addressing:
         """The default route through this host, unless the network is internal."""
@@ -83,9 +92,11 @@ class Overlay:
         """The bridge with its gateway addresses, the VXLAN device, and the peers' entries.
 
         An agent keeps guard and entries as the store has them; where none does they are read
-        anew. The guard is there before the device.
+        anew. The guard is there before the device, and so is an encrypted network's tunnel.
         """
         view = self._view(network)
+        if view.network.encrypted:
+            self._tunnel(network).ensure(view.member)
         membership = self._member_of(network)
         followed = membership.is_followed()
         first = self._bridge.create_network(self._on_bridge(network), leases)
@@ -101,11 +112,15 @@ class Overlay:
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """Names; the MAC address follows from the address unless one was asked for.
 
-        Bridge and VXLAN device go with the last endpoint of the host.
+        Bridge and VXLAN device go with the last endpoint of the host, the tunnel with the last
+        of all encrypted networks.
         """
         mac = endpoint.mac or mac_of(tuple(each.address.ip for each in endpoint.addressing.leases))
         known = self._view(network).network
-        endpoint = endpoint.replace(mac=mac, parents=(device_name(known), bridge_name(known)))
+        parents = [device_name(known), bridge_name(known)]
+        if known.encrypted:
+            parents.append(TUNNEL)
+        endpoint = endpoint.replace(mac=mac, parents=tuple(parents))
         return self._bridge.create_endpoint(self._on_bridge(network), endpoint)
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
@@ -136,6 +151,8 @@ class Overlay:
         view = self._view(network)
         on_bridge = self._on_bridge(network)
         found = self._bridge.drift(on_bridge, key, endpoint, attachment, netns)
+        if view.network.encrypted:
+            found += self._tunnel(network).drift(view.member)
         found += self._device_drift(view)
         if not found:
             cluster = self._member_of(network).cluster
@@ -160,13 +177,15 @@ class Overlay:
         Guard().keep(devices(self._host))
 
     def delete_network(self, network: Network) -> None:
-        """Delete bridge and VXLAN device of this host."""
+        """Delete bridge and VXLAN device of this host, and the tunnel if no other needs it."""
         membership = self._member_of(network)
         self._known = membership.known(network.name)
         if self._known is not None:
             link.delete_if_present(self._host, device_name(self._known.network))
             Guard().forget(device_of(self._known))
             self._bridge.delete_network(self._on_bridge(network))
+            if self._known.network.encrypted:
+                self._tunnel(network).remove_unless_used()
             membership.forget(network.name)
 
     def _return(
@@ -186,6 +205,11 @@ class Overlay:
         if self._membership is None:
             self._membership = membership_of(_options(network))
         return self._membership
+
+    def _tunnel(self, network: Network) -> "Tunnel":
+        from cnm_core.drivers.tunnel import Tunnel
+
+        return Tunnel(self._host, _options(network), self._member_of(network))
 
     def _view(self, network: Network) -> View:
         """What this host knows of the network, which the IPAM driver has just looked at."""
@@ -233,11 +257,11 @@ class Overlay:
     def _device_drift(self, view: View) -> list[Drift]:
         name = device_name(view.network)
         what = f"VXLAN device {name}"
-        wanted = device_of(view)
+        wanted = _bound(self._host, view)
         found = link.find(self._host, name)
         if found is None:
             return [Drift(what, str(wanted), "no such link")]
-        has = vxlan.device_of(self._host, name)
+        has = vxlan.parse(found)
         drift = [] if has == wanted else [Drift(what, str(wanted), str(has or found.kind))]
         if not found.up:
             drift.append(Drift(what, "up", "down"))
@@ -271,9 +295,10 @@ def ensure_device(socket: Socket, view: View) -> bool:
     """
     name = device_name(view.network)
     bridge = link.parse(socket.request(link.get(bridge_name(view.network)))[0])
+    device = _bound(socket, view)
     found = link.find(socket, name)
     if found is not None:
-        same = vxlan.device_of(socket, name) == device_of(view) and found.master == bridge.index
+        same = vxlan.parse(found) == device and found.master == bridge.index
         if same and found.up and found.mtu == view.network.mtu:
             _set_up(socket, view, found)
             return False
@@ -285,7 +310,7 @@ def ensure_device(socket: Socket, view: View) -> bool:
                 _device_mac(view),
                 view.network.mtu,
                 bridge.index,
-                device_of(view),
+                device,
             )
         )
     except KernelRefused as error:
@@ -311,37 +336,41 @@ def _set_up(socket: Socket, view: View, device: link.Link) -> None:
 
 def devices(socket: Socket) -> list[Vxlan]:
     """The VXLAN devices of all overlay networks on this host."""
-    names = [each.name for each in link.list_links(socket) if each.name.startswith(_DEVICE)]
-    found = [vxlan.device_of(socket, name) for name in names]
-    return [each for each in found if each is not None]
+    found = [each for each in link.list_links(socket) if each.name.startswith(_DEVICE)]
+    return [each for each in map(vxlan.parse, found) if each is not None]
 
 
 def others(view: View, members: "Iterable[Member]") -> set[bytes]:
     """The VTEPs that a network's packets may come from."""
-    own = view.member
-    return {each.vtep for each in members if each.node != own.node} - {own.vtep}
+    found = {view.vtep_of(each) for each in members if each.node != view.member.node}
+    return found - {view.vtep}
 
 
-def rows(view: View, bridge: int, device: int, endpoints: "Iterable[Published]") -> set[Row]:
+def rows(view: View, bridge: Link, device: Link, endpoints: "Iterable[Published]") -> set[Row]:
     """The entries that the endpoints of other hosts have on this one.
 
-    None for what cannot be: a host in another family of addresses, an address that is the
-    gateway's or in no subnet.
+    None for what cannot be: a host in another family of addresses or past the tunnel, an
+    address that is the gateway's or in no subnet.
     """
     found: set[Row] = set()
+    on = vxlan.parse(device)
+    through = on.link if on else 0
     for each in endpoints:
         if each.node != view.member.node and _is_possible(view, each):
-            found.update(Row(bridge, each.mac, ip, b"") for ip in each.ips)
-            found.add(Row(device, each.mac, b"", b""))
-            found.add(Row(device, each.mac, b"", each.vtep))
+            found.update(Row(bridge.index, each.mac, ip, b"") for ip in each.ips)
+            found.add(Row(device.index, each.mac, b"", b""))
+            found.add(Row(device.index, each.mac, b"", each.vtep, through))
             if view.network.floods:
-                found.add(Row(device, EVERYBODY, b"", each.vtep))
+                found.add(Row(device.index, EVERYBODY, b"", each.vtep, through))
     return found
 
 
 def _is_possible(view: View, endpoint: "Published") -> bool:
     subnets = view.network.subnets
-    return len(endpoint.vtep) == len(view.member.vtep) and all(
+    own, theirs = view.vtep, endpoint.vtep
+    # What is not in the tunnel's subnet would be sent past it.
+    reachable = own[:8] == theirs[:8] if view.network.encrypted else len(own) == len(theirs)
+    return reachable and all(
         any(ip in each.address and ip != each.gateway for each in subnets) for ip in endpoint.ips
     )
 
@@ -350,9 +379,9 @@ def difference(
     socket: Socket, view: View, endpoints: "Iterable[Published]"
 ) -> tuple[set[Row], set[Row]]:
     """The entries that are missing, and those that should not be there."""
-    bridge, device = _indexes(socket, view)
+    bridge, device = _links(socket, view)
     wanted = rows(view, bridge, device, endpoints)
-    present = neighbour.list_of(socket, bridge, device)
+    present = neighbour.list_of(socket, bridge.index, device.index)
     return wanted - present, present - wanted
 
 
@@ -365,16 +394,24 @@ def reconcile(
     return missing, stale
 
 
-def _indexes(socket: Socket, view: View) -> tuple[int, int]:
+def _links(socket: Socket, view: View) -> tuple[Link, Link]:
     names = bridge_name(view.network), device_name(view.network)
-    answers = socket.request(*map(link.get, names))
-    bridge, device = map(link.parse, answers)
-    return bridge.index, device.index
+    bridge, device = map(link.parse, socket.request(*map(link.get, names)))
+    return bridge, device
 
 
 def device_of(view: View) -> Vxlan:
     """The VXLAN device that a network has on this host."""
-    return Vxlan(view.network.vni, view.network.port, view.member.vtep)
+    return Vxlan(view.network.vni, view.network.port, view.vtep)
+
+
+def _bound(socket: Socket, view: View) -> Vxlan:
+    """The same, of an encrypted network with the tunnel that it is bound to.
+
+    Where there is none the kernel refuses to make the device, whose address is link-local.
+    """
+    found = link.find(socket, TUNNEL) if view.network.encrypted else None
+    return device_of(view).replace(link=found.index if found else 0)
 
 
 def _device_mac(view: View) -> bytes:

@@ -83,4 +83,4 @@ def _load(records: EndpointStore, network: str, key: EndpointKey) -> Endpoint | 
 def _published(endpoint: Endpoint, node: str, view: View) -> Published:
     ips = tuple(lease.address.ip for lease in endpoint.addressing.leases)
     mac = endpoint.mac or mac_of(ips)
-    return Published(endpoint.network, node, endpoint.key, ips, mac, view.member.vtep)
+    return Published(endpoint.network, node, endpoint.key, ips, mac, view.vtep)

@@ -134,7 +134,7 @@ class ClusterIpam:
                 key=key,
                 ips=ips,
                 mac=self._mac or mac_of(ips),
-                vtep=view.member.vtep,
+                vtep=view.vtep,
             )
             cluster = self._membership.cluster
             taken = cluster.publish(endpoint, view.member, view.network, view.blocks)
@@ -216,6 +216,7 @@ def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, Shared
             internal=options.internal,
             bum=options.bum,
             tx_checksum=options.tx_checksum,
+            encrypted=options.encrypted,
             subnets=tuple(map(_subnet, options.subnets)),
         ),
     )

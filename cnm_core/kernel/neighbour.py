@@ -22,6 +22,7 @@ from cnm_core.kernel.netlink import (
     Socket,
     attribute,
     attributes,
+    u32,
 )
 from cnm_core.record import Record
 
@@ -45,14 +46,15 @@ class Row(Record):
     """An entry of link `index`: exactly one of three kinds.
 
     `ip` and `mac`: a neighbour. `mac` and `vtep`: frames to `mac` leave a VXLAN device to
-    that host, those to EVERYBODY to each host that has one. `mac` alone: a bridge sends
-    frames to `mac` out of the port `index`.
+    that host, by the link `through` where that is not 0, and those to EVERYBODY to each host
+    that has one. `mac` alone: a bridge sends frames to `mac` out of the port `index`.
     """
 
     index: int
     mac: bytes
     ip: bytes = b""
     vtep: bytes = b""
+    through: int = 0
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Row) and self._values == other._values
@@ -61,9 +63,9 @@ class Row(Record):
         return hash(self._values)
 
     @property
-    def _values(self) -> tuple[int, bytes, bytes, bytes]:
+    def _values(self) -> tuple[int, bytes, bytes, bytes, int]:
         """Compared by it: of a large network there are tens of thousands."""
-        return self.index, self.mac, self.ip, self.vtep
+        return self.index, self.mac, self.ip, self.vtep, self.through
 
     @property
     def key(self) -> tuple[int, bytes, bytes | bool]:
@@ -139,7 +141,8 @@ def _body(row: Row) -> bytes:
         return head + attribute(NDA_DST, row.ip) + link_layer
     if row.vtep:
         head = _NDMSG.pack(AF_BRIDGE, row.index, NUD_PERMANENT | NUD_NOARP, NTF_SELF, 0)
-        return head + link_layer + attribute(NDA_DST, row.vtep)
+        where = u32(NDA_IFINDEX, row.through) if row.through else b""
+        return head + link_layer + attribute(NDA_DST, row.vtep) + where
     # The state that `bridge fdb … static` sets; PERMANENT would make it an address of the port.
     return _NDMSG.pack(AF_BRIDGE, row.index, NUD_NOARP, NTF_MASTER, 0) + link_layer
 
@@ -156,7 +159,8 @@ def _parse(message: bytes, index: int) -> Row | None:
         return Row(index, mac, values[NDA_DST], b"") if state & NUD_PERMANENT else None
     if flags & NTF_SELF:
         vtep = values.get(NDA_DST, b"")
-        return Row(index, mac, b"", vtep) if vtep and any(vtep) else None
+        through = U32.unpack(values.get(NDA_IFINDEX, bytes(4)))[0]
+        return Row(index, mac, b"", vtep, through) if any(vtep) else None
     return Row(index, mac, b"", b"") if state == NUD_NOARP else None
 
 

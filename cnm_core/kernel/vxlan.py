@@ -12,7 +12,6 @@ from cnm_core.kernel.netlink import (
     NLM_F_EXCL,
     U32,
     Request,
-    Socket,
     attribute,
     attributes,
     nested,
@@ -24,7 +23,7 @@ from cnm_core.record import Record
 
 # What VXLAN puts before a frame: IPv4 or IPv6, UDP, VXLAN and the frame's own Ethernet header.
 OVERHEAD = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
-IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6 = 1, 4, 17
+IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6 = 1, 3, 4, 17
 IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT, IFLA_VXLAN_UDP_CSUM = 7, 15, 18
 IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 8, 9
 IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD, IFLA_BRPORT_NEIGH_SUPPRESS = 27, 30, 32
@@ -33,11 +32,15 @@ _BE16 = Struct("!H")
 
 
 class Vxlan(Record):
-    """What a VXLAN device is: `local` is the address it sends from, this host's VTEP."""
+    """What a VXLAN device is: `local` is the address it sends from, this host's VTEP.
+
+    `link` is the index of the link that it is bound to, 0 for none.
+    """
 
     vni: int
     port: int
     local: bytes
+    link: int = 0
 
     def __str__(self) -> str:
         return f"VNI {self.vni} from {format_ip(self.local)} port {self.port}"
@@ -52,6 +55,8 @@ def create(name: str, mac: bytes, mtu: int, master: int, device: Vxlan) -> Reque
     data = u32(IFLA_VXLAN_ID, device.vni) + attribute(local, device.local)
     data += u8(IFLA_VXLAN_LEARNING, 0) + attribute(IFLA_VXLAN_PORT, _BE16.pack(device.port))
     data += u8(IFLA_VXLAN_UDP_CSUM, 0)
+    if device.link:
+        data += u32(IFLA_VXLAN_LINK, device.link)
     body = link.header(flags=link.IFF_UP, change=link.IFF_UP)
     body += string(link.IFLA_IFNAME, name) + attribute(link.IFLA_ADDRESS, mac)
     body += u32(link.IFLA_MTU, mtu) + u32(link.IFLA_MASTER, master)
@@ -84,12 +89,14 @@ def _port(flooded: bool) -> dict[int, int]:
     }
 
 
-def device_of(socket: Socket, name: str) -> Vxlan | None:
-    """What the VXLAN device of that name is; None where the link is of another kind."""
-    found = attributes(socket.request(link.get(name))[0], 16)
-    info = attributes(found.get(link.IFLA_LINKINFO, b""))
-    data = attributes(info.get(link.IFLA_INFO_DATA, b""))
-    if IFLA_VXLAN_ID not in data:
+def parse(of: Link) -> Vxlan | None:
+    """What a link is as a VXLAN device; None where it is of another kind."""
+    if of.kind != "vxlan":
         return None
-    local = data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6, b"")
-    return Vxlan(U32.unpack(data[IFLA_VXLAN_ID])[0], _BE16.unpack(data[IFLA_VXLAN_PORT])[0], local)
+    data = attributes(of.data)
+    return Vxlan(
+        U32.unpack(data[IFLA_VXLAN_ID])[0],
+        _BE16.unpack(data[IFLA_VXLAN_PORT])[0],
+        data.get(IFLA_VXLAN_LOCAL) or data.get(IFLA_VXLAN_LOCAL6, b""),
+        U32.unpack(data.get(IFLA_VXLAN_LINK, bytes(4)))[0],
+    )

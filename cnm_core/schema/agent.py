@@ -14,6 +14,7 @@ class AgentConfig(ConfigModel):
         "", description="address or link that VXLAN uses; the default route's when left out"
     )
     node: Name | None = Field(None, description="this host's name; its host name when left out")
+    wireguardPort: Port = Field(51830, description="UDP port of this host's WireGuard")
     dataDir: Directory = Field("/var/lib/cni/networks", description="where allocations live")
     stateDir: Directory = Field("/run/cnm", description="where records of endpoints live")
     listenPort: Port = Field(9475, description="port of 127.0.0.1 for /metrics and /healthz")

@@ -61,6 +61,8 @@ class OverlayConfig(ConfigModel):
         description="false has the kernel compute the checksums of what containers send to other "
         "hosts, for links of the underlay that get those within VXLAN wrong",
     )
+    encrypted: bool = Field(False, description="encrypt what goes between hosts, by WireGuard")
+    wireguardPort: Port = Field(51830, description="UDP port of this host's WireGuard")
     underlay: str = Field(
         "", description="address or link that VXLAN uses; the default route's when left out"
     )

@@ -6,6 +6,7 @@ Keys, all below ``cnm/v1/<cluster>/`` in a store of many clusters:
 |---|---|
 | ``members/<node>`` | a host: its VTEP, and the MTU that its underlay leaves |
 | ``alive/<node>`` | there while the host's agent keeps its lease |
+| ``tunnels/<node>`` | a host's public key and port, where it has encrypted networks |
 | ``networks/<network>`` | VNI, port, MTU and subnets |
 | ``vnis/<VNI>`` | the network that has the VNI |
 | ``subnets`` | the network that was made last: of two at once one looks at the other's subnets |
@@ -73,8 +74,11 @@ _SAME = {
     "internal": "internal",
     "bum": "bum",
     "txChecksum": "tx_checksum",
+    "encrypted": "encrypted",
 }
 _ATTEMPTS = 100
+# What an encrypted network's frames have about them beyond a plain one's (store/tunnels.py).
+ENCRYPTION_OVERHEAD = 80
 # etcd's own limit of operations in one transaction (--max-txn-ops).
 _TXN_OPS = 120
 
@@ -116,12 +120,18 @@ class SharedNetwork(Record):
     subnets: tuple[Subnet, ...]
     bum: str = NO_BUM
     tx_checksum: bool = True
+    encrypted: bool = False
     revision: int = 0
 
     @property
     def floods(self) -> bool:
         """Whether what goes to everybody is sent to each host."""
         return self.bum != NO_BUM
+
+    @property
+    def overhead(self) -> int:
+        """What the network's encryption takes of the MTU that a host's underlay leaves."""
+        return ENCRYPTION_OVERHEAD if self.encrypted else 0
 
 
 class Block(Record):
@@ -181,7 +191,7 @@ class Cluster:
 
     def members(self) -> list[Member]:
         """All hosts."""
-        return list(self._all("members/", _member_of))
+        return list(self.read_all("members/", _member_of))
 
     def has_member(self, node: str) -> bool:
         """Whether a host of that name is a member, whatever is said of it."""
@@ -230,13 +240,13 @@ class Cluster:
 
     def networks(self) -> list[SharedNetwork]:
         """All networks."""
-        return list(self._all("networks/", _network_of))
+        return list(self.read_all("networks/", _network_of))
 
     def create_network(self, wanted: SharedNetwork, mtu: int) -> SharedNetwork:
         """Make a network known, with a VNI of its own; the one of that name if it is the same.
 
-        `mtu` is that of a network that wants none of its own. Raises InvalidNetworkConfig
-        where name, VNI or a subnet is another network's.
+        `mtu` is what the underlay leaves to one that wants none of its own. Raises
+        InvalidNetworkConfig where name, VNI or a subnet is another network's.
         """
         for _ in range(_ATTEMPTS):
             last = self.store.get(_LAST_MADE)
@@ -244,7 +254,9 @@ class Cluster:
             if present is not None:
                 _refuse_difference(wanted, present)
                 return present
-            made = wanted.replace(vni=wanted.vni or self._free_vni(), mtu=wanted.mtu or mtu)
+            made = wanted.replace(
+                vni=wanted.vni or self._free_vni(), mtu=wanted.mtu or mtu - wanted.overhead
+            )
             holder = self.store.get(f"vnis/{made.vni}")
             if holder is not None and wanted.vni:
                 raise InvalidNetworkConfig(
@@ -288,7 +300,7 @@ class Cluster:
 
     def claims(self, network: str) -> list[Claim]:
         """Every block of a network that some host has."""
-        return list(self._all(f"blocks/{network}/", _claim_of))
+        return list(self.read_all(f"blocks/{network}/", _claim_of))
 
     def claim_block(self, network: str, subnet: Address, member: Member) -> Block:
         """A block of a subnet that no host has.
@@ -304,7 +316,7 @@ class Cluster:
                     details='"cnm node fence" frees those of a host that is gone for good',
                 )
             key = _block_key(network, block)
-            revision = self._claim(member, (Unchanged(key),), (Put(key, member.node),))
+            revision = self.claim(member, (Unchanged(key),), (Put(key, member.node),))
             if revision is not None:
                 return Block(block, revision)
         raise TryAgainLater(f'blocks of network "{network}" are taken by too many at once')
@@ -336,7 +348,7 @@ class Cluster:
             *(Put(key, endpoint.owner) for key in claims),
             Put(_endpoint_key(endpoint), _encode_endpoint(endpoint)),
         )
-        if self._claim(member, (*known, *map(Unchanged, claims)), changes) is not None:
+        if self.claim(member, (*known, *map(Unchanged, claims)), changes) is not None:
             return None
         holders = {ip: self.holder(endpoint.network, ip) for ip in endpoint.ips}
         for ip, holder in holders.items():
@@ -360,7 +372,7 @@ class Cluster:
         """The endpoints of a network, or of all; on all hosts, or on one."""
         prefix = "endpoints/" + (f"{network}/" if network else "")
         prefix += f"{node}/" if network and node else ""
-        found = self._all(prefix, _published_of)
+        found = self.read_all(prefix, _published_of)
         return [each for each in found if node in ("", each.node)]
 
     def withdraw(
@@ -395,7 +407,8 @@ class Cluster:
 
         The membership goes first, so that the host can claim nothing any more.
         """
-        self._commit((), (Delete(f"members/{node}"), Delete(f"alive/{node}")))
+        own = (f"members/{node}", f"alive/{node}", f"tunnels/{node}")
+        self._commit((), tuple(map(Delete, own)))
         for each in self.store.range("endpoints/").entries:
             place = endpoint_place(each.key)
             if place is not None and place[1] == node:
@@ -413,7 +426,7 @@ class Cluster:
             self.check_schema()
         return revision
 
-    def _all(self, prefix: str, decode: "Callable[[Entry], T]") -> "Iterator[T]":
+    def read_all(self, prefix: str, decode: "Callable[[Entry], T]") -> "Iterator[T]":
         """What the entries below a prefix mean, those that mean something."""
         for entry in self.store.range(prefix).entries:
             found = self._sense(entry, decode)
@@ -438,9 +451,13 @@ class Cluster:
             if entry is not None:
                 yield entry
 
-    def _claim(
+    def claim(
         self, member: Member, conditions: tuple[Unchanged, ...], changes: tuple[Put, ...]
     ) -> int | None:
+        """Write what only a member may write: the revision, None where a condition fails.
+
+        Raises Outdated where the host is no member as it was when it joined.
+        """
         own = Unchanged(f"members/{member.node}", member.revision)
         revision = self._commit((own, *conditions), changes)
         if revision is not None:
@@ -485,7 +502,8 @@ def endpoint_place(key: str) -> tuple[str, str, EndpointKey] | None:
     return parts[1], parts[2], EndpointKey(container_id, ifname)
 
 
-def _decoded(entry: Entry, decode: "Callable[[str, dict[str, object]], T]") -> "T":
+def decoded(entry: Entry, decode: "Callable[[str, dict[str, object]], T]") -> "T":
+    """What an entry means to a decoder of its key and fields. Raises StateFailure."""
     try:
         fields = json.loads(entry.value)
         if type(fields) is not dict:
@@ -512,7 +530,7 @@ def _name_of(key: str) -> str:
 
 
 def _member_of(entry: Entry) -> Member:
-    return _decoded(entry, _member).replace(revision=entry.revision)
+    return decoded(entry, _member).replace(revision=entry.revision)
 
 
 def _encode_member(member: Member, present: str) -> str:
@@ -531,11 +549,11 @@ def decode_network(name: str, value: str, revision: int) -> SharedNetwork:
 
 
 def _network_of(entry: Entry) -> SharedNetwork:
-    return _decoded(entry, _network).replace(revision=entry.revision)
+    return decoded(entry, _network).replace(revision=entry.revision)
 
 
 def _published_of(entry: Entry) -> Published:
-    return _decoded(entry, _published)
+    return decoded(entry, _published)
 
 
 def _member(key: str, fields: dict[str, object]) -> Member:
@@ -565,6 +583,7 @@ def encode_network(network: SharedNetwork) -> str:
             "internal": network.internal,
             "bum": network.bum,
             "txChecksum": network.tx_checksum,
+            "encrypted": network.encrypted,
             "subnets": [
                 {"subnet": str(each.address), "gateway": format_ip(each.gateway)}
                 for each in network.subnets
@@ -589,6 +608,7 @@ def _network(key: str, fields: dict[str, object]) -> SharedNetwork:
         subnets=subnets,
         bum=formats.bum(str(fields.get("bum", NO_BUM))),
         tx_checksum=fields.get("txChecksum") is not False,
+        encrypted=fields.get("encrypted") is True,
     )
 
 

@@ -48,6 +48,19 @@ class View(Record):
     blocks: tuple[Block, ...] = ()
     returned: bool = False
 
+    @property
+    def vtep(self) -> bytes:
+        """This host's VTEP on the network."""
+        return self.vtep_of(self.member)
+
+    def vtep_of(self, member: Member) -> bytes:
+        """Where the network's frames for a host go: of an encrypted one within the tunnel."""
+        if not self.network.encrypted:
+            return member.vtep
+        from cnm_core.store.tunnels import tunnel_ip
+
+        return tunnel_ip(member.vtep)
+
     def blocks_of(self, subnet: Address) -> tuple[Address, ...]:
         """The host's blocks in a subnet."""
         return tuple(each.address for each in self.blocks if each.address.ip in subnet)
@@ -281,10 +294,11 @@ def _means(known: View, member: Member, network: SharedNetwork) -> bool:
 
 
 def _refuse_mtu(network: SharedNetwork, member: Member) -> None:
-    if network.mtu > member.mtu:
+    left = member.mtu - network.overhead
+    if network.mtu > left:
         raise InvalidNetworkConfig(
             f'mtu: is {network.mtu} on network "{network.name}", and the underlay of this '
-            f'host, "{member.node}", leaves {member.mtu}',
+            f'host, "{member.node}", leaves {left}',
             details="raise the MTU of the underlay, or make the network with a smaller one",
         )
 

@@ -1,0 +1,79 @@
+"""Keeps the peers of this host's tunnel those that the store has, for encrypted networks.
+
+The public key of a host may change at any time. Until the others have the new one, nothing
+reaches them from there: so this follows the store by itself, and waits for nothing else.
+"""
+
+import threading
+import time
+from dataclasses import dataclass, field
+from errno import ENOENT
+
+from cnm_core.agent.report import Report
+from cnm_core.config.overlay import OverlayConfig
+from cnm_core.drivers.tunnel import Tunnel
+from cnm_core.errors import Error, KernelRefused, NotAvailable
+from cnm_core.kernel.netlink import Socket
+from cnm_core.store.membership import Membership
+from cnm_core.store.shared import Compacted, Unreachable
+from cnm_core.store.tunnels import PREFIX
+
+_COMPARE_SECONDS = 60.0
+_RETRY_SECONDS = 1.0
+
+
+@dataclass
+class PeerFollower:
+    """One thread's work: `follow` returns after `stop`."""
+
+    membership: Membership
+    options: OverlayConfig
+    report: Report
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _compared: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._tunnel = Tunnel(Socket(), self.options, self.membership)
+
+    def stop(self) -> None:
+        """Have `follow` return within a second."""
+        self._stopping.set()
+
+    def follow(self) -> None:
+        """Follow the store until stopped."""
+        while not self._stopping.is_set():
+            try:
+                revision = self.membership.cluster.store.range(PREFIX).revision
+                self._compare()
+                self._watch(revision)
+            except Compacted:
+                pass  # read again
+            except Unreachable:
+                self._stopping.wait(_RETRY_SECONDS)
+            except Error as error:
+                self.report.say("peers-failed", error=error.msg)
+                self._stopping.wait(_RETRY_SECONDS)
+
+    def _watch(self, revision: int) -> None:
+        for changes in self.membership.cluster.store.watch(PREFIX, revision):
+            if self._stopping.is_set():
+                return
+            if changes or time.monotonic() - self._compared > _COMPARE_SECONDS:
+                self._compare()
+
+    def _compare(self) -> None:
+        """Compare the peers with the store's, unless this host has no encrypted networks."""
+        self._compared = time.monotonic()
+        try:
+            came, went = self._tunnel.follow()
+        except NotAvailable:
+            self._compared = (
+                -_COMPARE_SECONDS
+            )  # fenced: it joins again in a moment, and has no key there then
+            return
+        except KernelRefused as error:
+            if error.errno != ENOENT:
+                raise
+            return  # without WireGuard there are none
+        if came or went:
+            self.report.say("peers-changed", came=came, went=went)

@@ -1,0 +1,246 @@
+"""The way between hosts that encrypted overlay networks take: one WireGuard device a host.
+
+Their VXLAN devices are bound to it and use link-local addresses in it, so that the kernel
+takes their packets nowhere else and from nowhere else, whatever becomes of the tunnel
+(`tunnel_ip` in cnm_core/store/tunnels.py).
+"""
+
+from errno import EADDRINUSE, EEXIST, ENOENT
+
+from cnm_core.config.overlay import OverlayConfig
+from cnm_core.drivers.overlay import TUNNEL
+from cnm_core.errors import Error, InvalidNetworkConfig, KernelRefused, NotAvailable
+from cnm_core.inet import Address, format_ip
+from cnm_core.kernel import address, link, sysctl, vxlan, wireguard
+from cnm_core.kernel.link import Link
+from cnm_core.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Socket
+from cnm_core.kernel.wireguard import Device, Peer, Wireguard
+from cnm_core.model import Drift
+from cnm_core.store import tunnels
+from cnm_core.store.cluster import Member, Outdated
+from cnm_core.store.membership import Membership
+from cnm_core.store.tunnels import PrivateKey, encode_key, tunnel_ip
+
+_LENGTH = 64  # of a link-local address's prefix
+_DISABLE_IPV6 = ("net", "ipv6", "conf", TUNNEL, "disable_ipv6")
+
+
+class Tunnel:
+    """This host's end, and its peers: the other hosts."""
+
+    def __init__(self, host: Socket, options: OverlayConfig, membership: Membership) -> None:
+        self._host = host
+        self._port = options.wireguard_port
+        self._membership = membership
+        self._key = PrivateKey(options.data_dir)
+        self._opened: Wireguard | None = None
+
+    def require(self) -> None:
+        """Raise NotAvailable unless the kernel can encrypt."""
+        try:
+            self._wireguard()
+        except KernelRefused as error:
+            if error.errno != ENOENT:
+                raise
+            raise NotAvailable(
+                "encrypted: this host's kernel has no WireGuard, and nothing goes out unencrypted",
+                details="load the module wireguard (Linux 5.6 has it), or leave this host out "
+                "of encrypted networks",
+            ) from None
+        try:
+            sysctl.get("net", "ipv6", "conf", "all", "disable_ipv6")
+        except KernelRefused:
+            raise NotAvailable(
+                "encrypted: this host's kernel has IPv6 switched off, which the tunnel is made of",
+                details="boot without ipv6.disable=1; IPv6 addresses are needed nowhere else",
+            ) from None
+
+    def ensure(self, member: Member) -> bool:
+        """Have the device, with its key, address and peers; whether it had to be made.
+
+        An agent keeps the peers as the store has them; where none does they are read anew.
+        """
+        made = self._ensure_device(member)
+        if made or not self._membership.is_followed():
+            self.reconcile(member)
+        return made
+
+    def reconcile(self, member: Member) -> tuple[int, int]:
+        """Make this host's end known, and the peers those of the store: how many came and went.
+
+        Raises Unreachable, and NotAvailable where the host is no member any more.
+        """
+        device = self._device()
+        if device is None:
+            return 0, 0  # there is no encrypted network on this host
+        own = tunnels.Tunnel(member.node, device.public_key, member.vtep, device.port)
+        known = {each.node: each for each in tunnels.tunnels(self._membership.cluster)}
+        if known.pop(member.node, None) != own:
+            self._publish(own, member)
+        wanted = {Peer(each.key, each.endpoint, each.port, each.ip) for each in known.values()}
+        fresh = wanted - set(device.peers)
+        stale = {each.key for each in device.peers} - {each.key for each in wanted}
+        if fresh or stale:
+            self._wireguard().set_peers(TUNNEL, fresh, stale)
+        return len(fresh), len(stale)
+
+    def follow(self) -> tuple[int, int]:
+        """The same for whoever does not know this host's membership."""
+        if self._device() is None:
+            return 0, 0
+        return self.reconcile(self._member())
+
+    def rotate(self) -> bytes:
+        """Have another key, and tell the other hosts; the public key, b"" without a device.
+
+        Where they cannot be told, everything is as it was. The device has the key before the
+        others hear of it: each turns to us then, which is what begins the new sessions.
+        """
+        member = self._member()
+        with self._key.lock():
+            old = self._key.present()
+            new = self._key.write(tunnels.new_key())
+            try:
+                device = self._device()
+                if device is None:
+                    return b""
+                self._wireguard().set_key(TUNNEL, new, device.port)
+                self.reconcile(member)
+            except BaseException:
+                self._key.write(old)
+                self._restore(old)
+                raise
+        device = self._device()
+        return device.public_key if device else b""
+
+    def drift(self, member: Member) -> list[Drift]:
+        """How device and peers differ from what they should be."""
+        what = f"WireGuard device {TUNNEL}"
+        found, device = link.find(self._host, TUNNEL), self._device()
+        if found is None or device is None:
+            return [Drift(what, f"port {self._port}", found.kind if found else "no such link")]
+        drift = [] if found.up else [Drift(what, "up", "down")]
+        if device.private_key != _clamped(self._key.read()):
+            drift.append(Drift(what, f"the key in {self._key.path}", "another key"))
+        if device.port != self._port:
+            drift.append(Drift(what, f"port {self._port}", f"port {device.port}"))
+        ip = tunnel_ip(member.vtep)
+        if not self._has_address(found, ip):
+            drift.append(Drift(what, f"address {format_ip(ip)}", "no such address"))
+        return drift + self._peer_drift(member, device)
+
+    def remove_unless_used(self) -> None:
+        """Delete the device where no VXLAN device is bound to it any more."""
+        found = link.find(self._host, TUNNEL)
+        devices = map(vxlan.parse, link.list_links(self._host))
+        if found and all(each is None or each.link != found.index for each in devices):
+            link.delete_if_present(self._host, TUNNEL)
+
+    def _member(self) -> Member:
+        for each in self._membership.cluster.members():
+            if each.node == self._membership.node:
+                return each
+        raise _no_member(self._membership.node)
+
+    def _publish(self, own: tunnels.Tunnel, member: Member) -> None:
+        try:
+            tunnels.publish(self._membership.cluster, own, member)
+        except Outdated:
+            raise _no_member(member.node) from None
+
+    def _peer_drift(self, member: Member, device: Device) -> list[Drift]:
+        """Where a peer was heard from last does not count: it may have several addresses."""
+        known = tunnels.tunnels(self._membership.cluster)
+        wanted = {(each.key, each.ip) for each in known if each.node != member.node}
+        present = {(each.key, each.ip) for each in device.peers}
+        what = f"peers of {TUNNEL}"
+        drift = [Drift(what, _describe(*each), "no such peer") for each in wanted - present]
+        return drift + [Drift(what, "none", _describe(*each)) for each in present - wanted]
+
+    def _ensure_device(self, member: Member) -> bool:
+        found = link.find(self._host, TUNNEL)
+        made = found is None
+        if found is None:
+            found = self._make_link(member)
+        device = self._device()
+        if device is None:
+            raise InvalidNetworkConfig(
+                f'encrypted: link "{TUNNEL}" of this host is a {found.kind or "link"} of '
+                "somebody else, no WireGuard device",
+                details=f"rename that link: overlay networks have {TUNNEL} as theirs",
+            )
+        key = self._key.read()
+        if device.private_key != _clamped(key) or device.port != self._port:
+            self._wireguard().set_key(TUNNEL, key, self._port)
+            made = True
+        self._ensure_address(found, tunnel_ip(member.vtep))
+        if not found.up:
+            self._set_up(found)
+        return made
+
+    def _make_link(self, member: Member) -> Link:
+        version = 4 if len(member.vtep) == 4 else 6
+        mtu = member.mtu + vxlan.OVERHEAD[version] - wireguard.OVERHEAD[version]
+        try:
+            self._host.request(wireguard.create(TUNNEL, mtu))
+        except KernelRefused as error:
+            if error.errno != EEXIST:
+                raise
+        return link.parse(self._host.request(link.get(TUNNEL))[0])
+
+    def _ensure_address(self, device: Link, ip: bytes) -> None:
+        """The address with its route: to replace what is there brings a lost route back.
+
+        IPv6 may be off for new links, which is to concern others than this one.
+        """
+        if sysctl.get(*_DISABLE_IPV6) != "0":
+            sysctl.set_to("0", *_DISABLE_IPV6)
+        request = address.add(device.index, Address(ip, _LENGTH))
+        flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE  # inet6_addr_modify, net/ipv6/addrconf.c
+        self._host.request(request.replace(flags=flags))
+
+    def _has_address(self, device: Link, ip: bytes) -> bool:
+        return any(each.address.ip == ip for each in address.list_of(self._host, device.index))
+
+    def _set_up(self, device: Link) -> None:
+        try:
+            self._host.request(link.set_up(device.index, TUNNEL))
+        except KernelRefused as error:
+            if error.errno != EADDRINUSE:
+                raise
+            link.delete_if_present(self._host, TUNNEL)
+            raise InvalidNetworkConfig(
+                f"wireguardPort: {self._port} is another one's UDP port on this host",
+                details="choose another one; hosts may have different ones",
+            ) from None
+
+    def _restore(self, key: bytes) -> None:
+        try:
+            device = self._device()
+            if key and device is not None:
+                self._wireguard().set_key(TUNNEL, key, device.port)
+        except Error:
+            pass  # the failure that is being undone says more; the next ADD sets the key
+
+    def _device(self) -> Device | None:
+        return self._wireguard().device_of(TUNNEL)
+
+    def _wireguard(self) -> Wireguard:
+        self._opened = self._opened or Wireguard()
+        return self._opened
+
+
+def _no_member(node: str) -> NotAvailable:
+    return NotAvailable(
+        f'this host, "{node}", is no member of the cluster',
+        details="it was fenced, or has had no container yet; its next ADD has it join",
+    )
+
+
+def _describe(key: bytes, ip: bytes) -> str:
+    return f"{encode_key(key)} with {format_ip(ip) if ip else 'no address'}"
+
+
+def _clamped(key: bytes) -> bytes:
+    """A private key as the kernel has it (curve25519_clamp_secret, RFC 7748 section 5)."""
+    return bytes((key[0] & 248, *key[1:31], key[31] & 127 | 64))
