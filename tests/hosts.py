@@ -88,20 +88,26 @@ class Host:
         """CHECK with that result as prevResult."""
         return self.call("CHECK", self.network(prevResult=result, **members), sandbox)
 
+    @property
+    def networks(self) -> Path:
+        """Its directory of networks."""
+        return self.directory / "net.d"
+
     def write_config(self) -> Path:
         """Write the agent's configuration; where."""
         self.directory.mkdir(exist_ok=True)
         config = self.directory / "agent.json"
         fields = ("store", "node", "underlay", "stateDir", "dataDir")
         document = self.network()
-        config.write_text(json.dumps({key: document[key] for key in fields}))
+        own = {key: document[key] for key in fields} | {"confDir": str(self.networks)}
+        config.write_text(json.dumps(own))
         return config
 
     def cnm(self) -> Cnm:
         """The command line on this host, with a directory of networks of its own."""
-        networks, pools = self.directory / "net.d", self.directory / "pools.json"
+        pools = self.directory / "pools.json"
         config = self.write_config()
-        return Cnm(self.bin / "cnm", networks, str(self.bin), pools, config, self.netns)
+        return Cnm(self.bin / "cnm", self.networks, str(self.bin), pools, config, self.netns)
 
     def start_agent(self) -> None:
         """Run `cnm agent` on this host, and wait until it has read the store."""

@@ -5,7 +5,10 @@ import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
 
+from cnm_core.agent.conflists import Conflists
 from cnm_core.agent.follower import Follower
 from cnm_core.agent.members import Members
 from cnm_core.agent.peers import PeerFollower
@@ -23,8 +26,13 @@ LIFETIME_SECONDS = 15
 _RETRY_SECONDS = 1.0
 
 
-async def run(options: OverlayConfig, host: str, port: int) -> None:
-    """Run until SIGTERM or SIGINT. Traffic goes on as it is afterwards."""
+async def run(
+    options: OverlayConfig, keys: dict[str, Any], networks: Path, listening: tuple[str, int]
+) -> None:
+    """Run until SIGTERM or SIGINT. Traffic goes on as it is afterwards.
+
+    `keys` are those of this host for files of networks, which go into `networks`.
+    """
     report = Report()
     # Each thread has a connection of its own.
     follower = Follower(open_membership(options, report.ignore, json.loads), options, report)
@@ -32,14 +40,22 @@ async def run(options: OverlayConfig, host: str, port: int) -> None:
     alive = open_membership(options, report.ignore, json.loads)
     endpoints = EndpointStore(options.state_dir)
     members = Members(open_membership(options, report.ignore, json.loads), endpoints, report)
-    followers: tuple[Follower | Members | PeerFollower, ...] = (follower, members, peers)
+    conflists = Conflists(
+        open_membership(options, report.ignore, json.loads), networks, keys, report
+    )
+    followers: tuple[Follower | Members | PeerFollower | Conflists, ...] = (
+        follower,
+        members,
+        peers,
+        conflists,
+    )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    server = await asyncio.start_server(report.serve, host, port)
+    server = await asyncio.start_server(report.serve, *listening)
     with follower.membership.followed(), _listening(follower):
-        report.say("started", node=alive.node, listening=f"{host}:{port}")
+        report.say("started", node=alive.node, listening="{}:{}".format(*listening))
         async with server, _ended(_live(alive, follower, report)):
             works = {asyncio.create_task(asyncio.to_thread(each.follow)) for each in followers}
             ended = asyncio.create_task(stopping.wait())

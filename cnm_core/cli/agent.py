@@ -25,5 +25,6 @@ def agent(path: Path) -> None:
     from cnm_core.agent.main import run
 
     config = agent_config.read(path, "--config")
-    fields = config.model_dump(exclude={"listenPort"}, exclude_none=True)
-    asyncio.run(run(overlay_config({"subnets": [], **fields}), "127.0.0.1", config.listenPort))
+    keys = agent_config.host_keys(config)
+    options = overlay_config({"subnets": [], **keys})
+    asyncio.run(run(options, keys, Path(config.confDir), ("127.0.0.1", config.listenPort)))

@@ -56,7 +56,14 @@ def network_keys(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     config = read(path, "--agent-config")
-    return config.model_dump(exclude={"listenPort"}, exclude_none=True, exclude_unset=True)
+    return host_keys(config)
+
+
+def host_keys(config: AgentConfig) -> dict[str, Any]:
+    """The keys of a network on this host that an agent's configuration says."""
+    return config.model_dump(
+        exclude={"listenPort", "confDir"}, exclude_none=True, exclude_unset=True
+    )
 
 
 def _missing(path: Path, option: str) -> Failure:

@@ -105,6 +105,16 @@ class Conflist:
         return isinstance(self.document.get(OURS), dict)
 
     @property
+    def cluster(self) -> str:
+        """The cluster whose network cnm made it for, "" for none."""
+        return str(self._ours.get("cluster", ""))
+
+    @property
+    def by_agent(self) -> bool:
+        """Whether the agent wrote it, for a network that another host has made."""
+        return self._ours.get("byAgent") is True
+
+    @property
     def owner(self) -> str:
         """The tool whose file it is: cnm, nerdctl, podman; "" where none left its mark."""
         if self.is_ours:
@@ -227,7 +237,7 @@ class Directory:
             code=NOT_FOUND,
         )
 
-    def write(self, document: Document) -> Path:
+    def write(self, document: Document, mode: int = 0o644) -> Path:
         """Write a new network, whole or not at all; the directory must be locked.
 
         Raises Failure where its name or its file is there already.
@@ -240,9 +250,9 @@ class Directory:
         path = self.path / f"{_PREFIX}-{name}.conflist"
         new = files.temporary(str(path))
         try:
-            files.write_whole(new, json.dumps(document, indent=2) + "\n", 0o644)
+            files.write_whole(new, json.dumps(document, indent=2) + "\n", mode)
             with open(new, "rb") as written:
-                os.fchmod(written.fileno(), 0o644)  # runtimes read it, whatever our umask
+                os.fchmod(written.fileno(), mode)  # runtimes read it, whatever our umask
                 os.fsync(written.fileno())
             os.link(new, path)
             os.fsync(self._fd)

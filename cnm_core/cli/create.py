@@ -162,7 +162,7 @@ def create(
         document = _document(wanted, plugin)
         _validate(document, networks)
         if wanted.driver == "overlay":
-            document["plugins"] = [create_overlay.register(name, plugin)]
+            document = create_overlay.register(document)
         directory.write(document)
     click.echo(wanted.id)
     for missing in _missing(document["plugins"][0], path):

@@ -11,9 +11,9 @@ from typing import Any
 
 from netaddr import IPNetwork
 
-from cnm_core.cli import output, pools
+from cnm_core.cli import output, overlay_file, pools
 from cnm_core.cli.agent_config import network_keys
-from cnm_core.cli.conflists import Conflist
+from cnm_core.cli.conflists import OURS, Conflist
 from cnm_core.cli.main import IN_THE_WAY, INVALID, Failure
 from cnm_core.cli.subnets import check_subnet, first_address, sort_out
 from cnm_core.cli.wanted import HOST_LOCAL, Wanted
@@ -43,26 +43,28 @@ def plugin(
     others = {each.name: each for each in shared.networks()}
     present = others.pop(wanted.name, None)
     if present is not None:
-        keys = _taken_over(present) | keys
+        keys = overlay_file.taken_over(present) | keys
     used = pools.in_use_by_networks(networks) + _in_use(list(others.values()))
-    subnets = _subnets(wanted, present, used, pools_file)
-    capabilities = ["ips", "mac"] + ([] if keys.get("internal") else ["portMappings"])
-    found = {"type": "overlay", **keys, "subnets": subnets}
-    return found | {"capabilities": dict.fromkeys(capabilities, True)}
+    return overlay_file.plugin(keys, _subnets(wanted, present, used, pools_file))
 
 
-def register(name: str, of: dict[str, Any]) -> dict[str, Any]:
-    """The plugin object with VNI, port and MTU, once the network is the cluster's.
+def register(document: dict[str, Any]) -> dict[str, Any]:
+    """The file with VNI, port and MTU, once the network is the cluster's.
 
-    Raises Failure where the cluster refuses it, and Unreachable.
+    From then on other hosts' agents have one, too. Raises Failure where the cluster refuses
+    it, and Unreachable.
     """
+    name, of = document["name"], document["plugins"][0]
     options = _decoded(of)
     membership = open_membership(options, output.passed_over, json.loads)
     try:
         made = membership.look(*cluster.wanted(name, options, membership.node)).network
     except InvalidNetworkConfig as error:
         raise Failure(error.msg, advice=error.details, code=IN_THE_WAY) from None
-    return of | {"vni": made.vni, "port": made.port, "mtu": made.mtu}
+    membership.cluster.share_conflist(made, overlay_file.shared_part(document))
+    found = of | {"vni": made.vni, "port": made.port, "mtu": made.mtu}
+    ours = document[OURS] | {overlay_file.CLUSTER: overlay_file.cluster_of(of)}
+    return document | {OURS: ours, "plugins": [found]}
 
 
 def _decoded(document: dict[str, Any]) -> OverlayConfig:
@@ -85,19 +87,6 @@ def _refuse_needless(wanted: Wanted) -> None:
                 f"{option}: the overlay driver takes no such option",
                 advice=f"leave {option} out: hosts share the addresses of the whole subnet",
             )
-
-
-def _taken_over(present: SharedNetwork) -> dict[str, Any]:
-    keys: dict[str, Any] = {"vni": present.vni, "port": present.port, "mtu": present.mtu}
-    if present.internal:
-        keys["internal"] = True
-    if present.encrypted:
-        keys["encrypted"] = True
-    if present.floods:
-        keys["bum"] = present.bum
-    if not present.tx_checksum:
-        keys["txChecksum"] = False
-    return keys
 
 
 def _in_use(networks: Sequence[SharedNetwork]) -> list[pools.Use]:

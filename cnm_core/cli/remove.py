@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -125,15 +125,20 @@ def _refuse_foreign(network: Conflist, *, force: bool) -> None:
 
 def _clear(network: Conflist) -> None:
     """All that was made for the network but its file, by which a killed call is repeated."""
-    driver, of_driver = open_network(network.name, network.driver_config)
     overlay = overlays.removal(network) if network.is_overlay else None
     if overlay:
         overlay.refuse()
+    clear_host(network, before_addresses=overlay.finish if overlay else None)
+
+
+def clear_host(network: Conflist, before_addresses: Callable[[], None] | None = None) -> None:
+    """All that this host has of a network but its file."""
+    driver, of_driver = open_network(network.name, network.driver_config)
     state = state_dir(network.driver_config)
     NetworkController(driver, EndpointStore(state)).delete_network(of_driver)
-    if overlay:
-        overlay.finish()
-    if overlay or pool_use.is_host_local(network):
+    if before_addresses:
+        before_addresses()
+    if network.is_overlay or pool_use.is_host_local(network):
         data = pool_use.data_dir(network)
         _remove_tree(Path(data, network.name))
         _remove_tree(Path(data, ".cnm", network.name))

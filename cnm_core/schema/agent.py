@@ -17,4 +17,8 @@ class AgentConfig(ConfigModel):
     wireguardPort: Port = Field(51830, description="UDP port of this host's WireGuard")
     dataDir: Directory = Field("/var/lib/cni/networks", description="where allocations live")
     stateDir: Directory = Field("/run/cnm", description="where records of endpoints live")
+    confDir: Directory = Field(
+        "/etc/cni/net.d",
+        description="where files of the cluster's networks go that other hosts have made",
+    )
     listenPort: Port = Field(9475, description="port of 127.0.0.1 for /metrics and /healthz")

@@ -13,6 +13,7 @@ Keys, all below ``cnm/v1/<cluster>/`` in a store of many clusters:
 | ``blocks/<network>/<address>_<length>`` | the host that gives these addresses |
 | ``ips/<network>/<address>`` | the endpoint that has the address, as ``<node>/<key>`` |
 | ``endpoints/<network>/<node>/<key>`` | addresses, MAC address and VTEP of an endpoint |
+| ``conflists/<network>`` | there if hosts are to have a file of it: what that says beside it |
 | ``schema`` | absent: what all of this means has no other version yet |
 
 A version that means something else by these keys writes ``schema`` before it does, and
@@ -275,6 +276,17 @@ class Cluster:
                 return made.replace(revision=revision)
         raise TryAgainLater(f'network "{wanted.name}" is being made by too many at once')
 
+    def conflists(self) -> dict[str, str]:
+        """What files of networks say beside the networks, of those that hosts are to have."""
+        found = self.store.range("conflists/").entries
+        return {each.key.partition("/")[2]: each.value for each in found}
+
+    def share_conflist(self, network: SharedNetwork, content: str) -> None:
+        """Have all hosts have a file of a network; what it says beside it is said once."""
+        key = f"conflists/{network.name}"
+        known = Unchanged(f"networks/{network.name}", network.revision)
+        self._commit((known, Unchanged(key)), (Put(key, content),))
+
     def delete_network(self, network: SharedNetwork) -> None:
         """Forget a network. Raises NotAvailable while a host has endpoints on it."""
         endpoints = self.endpoints(network.name)
@@ -285,6 +297,7 @@ class Cluster:
             )
         keys = [each.key for each in self.store.range(f"blocks/{network.name}/").entries]
         # The network last: until then it can be deleted again.
+        keys.append(f"conflists/{network.name}")
         self._delete_all([*keys, f"vnis/{network.vni}", f"networks/{network.name}"])
 
     def blocks(self, network: str, node: str) -> tuple[Block, ...]:

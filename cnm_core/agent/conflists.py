@@ -1,0 +1,130 @@
+"""Has this host's files of networks that `cnm network create` made on other hosts.
+
+A file comes when the network does and goes when it goes, unless containers here still use
+it. Only files that cnm made for networks of this cluster are ever touched; whoever changes
+the directory by `cnm network` waits for its lock, and so does this.
+"""
+
+import json
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cnm_core.agent.report import Report
+from cnm_core.cli import overlay_file
+from cnm_core.cli.conflists import Conflist, Directory
+from cnm_core.cli.main import Failure
+from cnm_core.errors import Error, StateFailure
+from cnm_core.store import files
+from cnm_core.store.endpoints import EndpointStore
+from cnm_core.store.membership import Membership
+
+_PREFIX = "conflists/"
+_COMPARE_SECONDS = 60.0
+_RETRY_SECONDS = 1.0
+# A conflist tells where etcd is and who asks, which is nobody's business but root's.
+_MODE = 0o600
+
+
+@dataclass
+class Conflists:
+    """One thread's work: `follow` returns after `stop`. `keys` are this host's, of the agent."""
+
+    membership: Membership
+    directory: Path
+    keys: dict[str, Any]
+    report: Report
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _compared: float = 0.0
+    _said: set[str] = field(default_factory=set)
+
+    def stop(self) -> None:
+        """Have `follow` return within a second."""
+        self._stopping.set()
+
+    def follow(self) -> None:
+        """Follow the networks until stopped."""
+        while not self._stopping.is_set():
+            try:
+                self._watch()
+            except Error as error:
+                if isinstance(error, StateFailure):  # of the store the endpoints' follower tells
+                    self._say("failed", error=error.msg)
+                self._stopping.wait(_RETRY_SECONDS)
+
+    def _watch(self) -> None:
+        store = self.membership.cluster.store
+        revision = store.range(_PREFIX).revision
+        self._compare()
+        for changes in store.watch(_PREFIX, revision):
+            if self._stopping.is_set():
+                return
+            if changes or time.monotonic() - self._compared > _COMPARE_SECONDS:
+                self._compare()
+
+    def _compare(self) -> None:
+        """Make the files what the store has; it is read while nobody makes or removes networks."""
+        self._compared = time.monotonic()
+        with Directory(self.directory) as directory:
+            wanted = self._wanted()
+            present = {each.name: each for each in directory.read()[0]}
+            for name, document in wanted.items():
+                self._have(directory, present.get(name), document)
+            for name, network in present.items():
+                if name not in wanted and overlay_file.is_of(network, self.keys):
+                    self._remove(directory, network)
+
+    def _wanted(self) -> dict[str, dict[str, Any]]:
+        """The files by their networks' names."""
+        self.membership.cluster.check_schema()
+        shared = self.membership.cluster.conflists()
+        wanted: dict[str, dict[str, Any]] = {}
+        for network in self.membership.cluster.networks():
+            if network.name in shared:
+                try:
+                    found = overlay_file.document(network, shared[network.name], self.keys)
+                except StateFailure as error:
+                    self.report.ignore(error)
+                    continue
+                wanted[network.name] = found
+        return wanted
+
+    def _have(
+        self, directory: Directory, present: Conflist | None, document: dict[str, Any]
+    ) -> None:
+        """Write a file, or write it anew where it is the agent's and says another thing."""
+        name = document["name"]
+        if present is None:
+            try:
+                path = directory.write(document, _MODE)
+            except Failure as failure:  # a file of that name is another network's
+                self._say("conflist-in-the-way", network=name, error=failure.message)
+                return
+            self.report.say("conflist-written", network=name, path=str(path))
+        elif not overlay_file.is_of(present, self.keys):
+            self._say("conflist-in-the-way", network=name, path=str(present.path))
+        elif present.by_agent and present.document != document:
+            text = json.dumps(document, indent=2) + "\n"
+            files.replace(str(present.path), text, _MODE)
+            self.report.say("conflist-written", network=name, path=str(present.path))
+
+    def _remove(self, directory: Directory, network: Conflist) -> None:
+        """Remove a network's file with what else is left here, unless it is in use."""
+        from cnm_core.cli.remove import clear_host
+
+        if EndpointStore(self.membership.state_dir).keys(network.name):
+            self._say("conflist-in-use", network=network.name, path=str(network.path))
+            return
+        clear_host(network)
+        self.membership.remove(network.name)
+        directory.remove(network)
+        self.report.say("conflist-removed", network=network.name, path=str(network.path))
+
+    def _say(self, event: str, **fields: object) -> None:
+        """Say a thing once."""
+        text = json.dumps([event, fields])
+        if text not in self._said:
+            self._said.add(text)
+            self.report.say(event, **fields)
