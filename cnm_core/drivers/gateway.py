@@ -22,12 +22,13 @@ def ensure(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, force: boo
     Raises InvalidNetworkConfig for other addresses in their way; with `force` those go.
     """
     present = address.list_of(host, carrier.index)
+    others = _others(present, leases)
     for lease in leases:
         wanted = _gateway(lease)
         if wanted is None:
             continue
         if all(each.address != wanted for each in present):
-            conflicting = [each for each in present if _conflicts(each, wanted)]
+            conflicting = [each for each in others if _conflicts(each, wanted)]
             _add(host, carrier, wanted, conflicting, force=force)
         if not _forwards(wanted.version):
             sysctl.set_to("1", *_FORWARDING[wanted.version])
@@ -48,12 +49,18 @@ def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...]) -> list[Drift]
             found.append(Drift(f"gateway of {what}", str(wanted), has))
         found += [
             Drift(f"addresses of {what}", f"{wanted} only", str(each.address))
-            for each in have
-            if each.address != wanted and _conflicts(each, wanted)
+            for each in _others(have, leases)
+            if _conflicts(each, wanted)
         ]
         if not _forwards(wanted.version):
             found.append(Drift(f"forwarding of IPv{wanted.version}", "on", "off"))
     return found
+
+
+def _others(present: list[LinkAddress], leases: tuple[Lease, ...]) -> list[LinkAddress]:
+    """The addresses that are no gateway of the leases, of which one IP version may have several."""
+    gateways = [_gateway(lease) for lease in leases]
+    return [each for each in present if each.address not in gateways]
 
 
 def _gateway(lease: Lease) -> Address | None:

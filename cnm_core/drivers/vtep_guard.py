@@ -67,7 +67,7 @@ class Guard:
         Raises KernelRefused, TryAgainLater.
         """
         own = _network(device)
-        members = {_from(device, vtep) for vtep in vteps}
+        members = _members(device, vteps)
 
         def wanted(present: "Keys") -> tuple[set[bytes], set[bytes]]:
             others = {key for key in present["members"] if not key.startswith(own)}
@@ -112,7 +112,7 @@ class Guard:
         if own not in present["networks"]:
             found.append(Drift(f"set networks of {what}", f"VNI {device.vni}", "no such element"))
         members = {key for key in present["members"] if key.startswith(own)}
-        wanted = {_from(device, vtep) for vtep in vteps}
+        wanted = _members(device, vteps)
         for key in sorted(wanted):
             vtep = format_ip(_vtep_in(key))
             if key not in members:
@@ -175,8 +175,10 @@ def _network(device: "Vxlan") -> bytes:
     return ex.concatenate(ex.service(device.port), ex.mark(device.vni))
 
 
-def _from(device: "Vxlan", vtep: bytes) -> bytes:
-    return _network(device) + vtep + device.local
+def _members(device: "Vxlan", vteps: "Collection[bytes]") -> set[bytes]:
+    """The elements of `members`; a VTEP of the other family cannot send to this one."""
+    size = len(device.local)
+    return {_network(device) + vtep + device.local for vtep in vteps if len(vtep) == size}
 
 
 def _port_and_vtep(member: bytes) -> bytes:

@@ -206,6 +206,8 @@ def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, Shared
     """This host and a network, as the configuration has them. Raises InvalidNetworkConfig."""
     if not options.subnets:
         raise InvalidNetworkConfig("subnets: must have at least one subnet")
+    subnets = tuple(map(_subnet, options.subnets))
+    _refuse_overlap(subnets)
     return (
         member_of(options, node),
         SharedNetwork(
@@ -217,7 +219,7 @@ def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, Shared
             bum=options.bum,
             tx_checksum=options.tx_checksum,
             encrypted=options.encrypted,
-            subnets=tuple(map(_subnet, options.subnets)),
+            subnets=subnets,
         ),
     )
 
@@ -227,6 +229,16 @@ def member_of(options: OverlayConfig, node: str) -> Member:
     found = underlay.find(Socket(), options.underlay)
     version = 4 if len(found.ip) == 4 else 6
     return Member(node, found.ip, found.mtu - OVERHEAD[version])
+
+
+def _refuse_overlap(subnets: tuple[Subnet, ...]) -> None:
+    for at, each in enumerate(subnets):
+        for other in subnets[:at]:
+            if each.address.ip in other.address or other.address.ip in each.address:
+                raise InvalidNetworkConfig(
+                    f"subnets: {each.address} overlaps with {other.address}",
+                    details="leave out one of the two: a container has an address of each",
+                )
 
 
 def _subnet(options: OverlaySubnet) -> Subnet:

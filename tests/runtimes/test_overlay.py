@@ -4,13 +4,15 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from netaddr import IPAddress, IPNetwork
 
 from tests import cni
 from tests.etcd import Etcd
 from tests.hosts import Host, Sandboxes, cluster, remote_rows
-from tests.iproute import exchange_by_tcp
+from tests.iproute import Netns, exchange_by_tcp
 
 
 @pytest.fixture
@@ -124,6 +126,114 @@ def test_published_port(hosts: list[Host], netns: Sandboxes) -> None:
         socket.create_connection((hosts[0].address, 8080), timeout=5).close()
 
 
+def give_ipv6(hosts: list[Host]) -> None:
+    """Have addresses of IPv6 on the underlay, too: fd99::1 and on."""
+    for host in hosts:
+        host.netns.ip("addr", "add", f"fd99::{host.number}/64", "dev", "uplink", "nodad")
+
+
+def test_several_subnets(hosts: list[Host], netns: Sandboxes) -> None:
+    """A container has an address of each subnet, with its gateway, and all of them reach."""
+    subnets = ["10.7.0.0/24", "10.9.0.0/24", "fd00:7::/64", "fd00:9::/64"]
+    members: dict[str, Any] = {"subnets": [{"subnet": each} for each in subnets]}
+    one, two = netns(), netns()
+    hosts[0].add(one, hosts[0].network(**members))
+    result = hosts[1].add(two, hosts[1].network(**members))
+    hosts[0].add(netns(), hosts[0].network(**members))
+    hosts[1].add(netns(), hosts[1].network(**members))
+    found = cni.addresses(result)
+    assert len(found) == 4
+    for address, subnet in zip(found, subnets, strict=True):
+        assert IPAddress(address) in IPNetwork(subnet)
+        assert one.reaches(address, seconds=3)
+    config = hosts[1].network(prevResult=result, **members)
+    hosts[1].call("CHECK", config, two).silent()
+
+
+@pytest.mark.parametrize("underlay", ["10.99.0.{}", "fd99::{}"])
+def test_ipv6_only(hosts: list[Host], netns: Sandboxes, underlay: str) -> None:
+    """IPv6 inside alone, over either version."""
+    give_ipv6(hosts)
+    for host in hosts:
+        members = {"underlay": underlay.format(host.number), "subnets": [{"subnet": "fd00:7::/64"}]}
+        host.overrides.update(members)
+    one, two = netns(), netns()
+    hosts[0].add(one)
+    address = ip_of(hosts[1].add(two))
+    catch_up(hosts[0], netns)
+    assert one.addresses("eth0")[0].startswith("fd00:7::")
+    assert one.reaches(address, seconds=3)
+
+
+def test_mixed_underlay(hosts: list[Host], netns: Sandboxes) -> None:
+    """A host whose underlay is of the other IP version is a member like others, out of reach."""
+    give_ipv6(hosts)
+    hosts[2].overrides["underlay"] = "fd99::3"
+    one, two = netns(), netns()
+    hosts[2].add(netns())
+    result = hosts[0].add(one)
+    hosts[1].add(two)
+    catch_up(hosts[0], netns)
+    assert two.reaches(ip_of(result))
+    hosts[0].check(one, result).silent()
+
+
+def test_outside_by_ipv6(hosts: list[Host], netns: Sandboxes) -> None:
+    """By IPv6 too what leaves is masqueraded: the underlay knows no way back to containers."""
+    give_ipv6(hosts)
+    sandbox = netns()
+    hosts[0].add(sandbox, hosts[0].network(subnets=[{"subnet": "fd00:7::/64"}]))
+    assert sandbox.reaches("fd99::2", seconds=3)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("version", [4, 6])
+def test_published_ports(hosts: list[Host], netns: Sandboxes, version: int, protocol: str) -> None:
+    """Another host and a container of the network on it reach a published port, by both IPs."""
+    give_ipv6(hosts)
+    members: dict[str, Any] = {"subnets": [{"subnet": "10.7.0.0/24"}, {"subnet": "fd00:7::/64"}]}
+    ports = [{"hostPort": 8080, "containerPort": 80, "protocol": protocol}]
+    asked: dict[str, Any] = {
+        "capabilities": {"portMappings": True},
+        "runtimeConfig": {"portMappings": ports},
+    }
+    sandbox, other = netns(), netns()
+    hosts[0].add(sandbox, hosts[0].network(**members, **asked))
+    hosts[1].add(other, hosts[1].network(**members))
+    to = hosts[0].address if version == 4 else "fd99::1"
+    for client in (hosts[1].netns, other, hosts[0].netns):
+        assert answers(sandbox, client, to, protocol)
+    hosts[0].delete(sandbox, hosts[0].network(**members, **asked))
+    assert hosts[0].netns.run(["nft", "list", "ruleset"]).count("8080") == 0
+
+
+def answers(server: Netns, client: Netns, to: str, protocol: str) -> bool:
+    """Whether a client that asks port 8080 of an address is answered from a server's port 80."""
+    family = socket.AF_INET6 if ":" in to else socket.AF_INET
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with server.entered():
+        listener = socket.socket(family, kind)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("", 80))
+    with client.entered():
+        near = socket.socket(family, kind)
+    with listener, near:
+        for each in (listener, near):
+            each.settimeout(5)
+        if protocol == "tcp":
+            listener.listen()
+            near.connect((to, 8080))
+            far, _ = listener.accept()
+            with far:
+                far.sendall(b"here")
+        else:
+            near.connect((to, 8080))
+            near.send(b"who?")
+            _, source = listener.recvfrom(9)
+            listener.sendto(b"here", source)
+        return near.recv(9) == b"here"
+
+
 def test_many_at_once(hosts: list[Host], netns: Sandboxes) -> None:
     """Of parallel ADDs on several hosts none gets an address that another has."""
     sandboxes = [(host, netns()) for host in hosts for _ in range(12)]
@@ -184,6 +294,29 @@ def test_other_subnets(hosts: list[Host], netns: Sandboxes) -> None:
     config = hosts[1].network(subnets=[{"subnet": "10.8.0.0/24"}])
     error = hosts[1].call("ADD", config, netns()).error(cni.INVALID_CONFIG)
     assert "subnets: are 10.8.0.0/24" in error["msg"] and "10.7.0.0/24" in error["msg"]
+
+
+def test_overlapping_subnets(hosts: list[Host], netns: Sandboxes) -> None:
+    """A network's subnet is no other's, whichever host has that."""
+    hosts[0].add(netns())
+    red = hosts[1].network("red", subnets=[{"subnet": "10.7.0.128/25"}])
+    error = hosts[1].call("ADD", red, netns()).error(cni.INVALID_CONFIG)
+    expected = 'subnets: 10.7.0.128/25 overlaps with 10.7.0.0/24 of network "blue" in the cluster'
+    assert error["msg"] == expected
+    assert set(hosts[1].netns.links()) == {"lo", "uplink"}
+    inside = hosts[1].network("red", subnets=[{"subnet": "10.8.0.0/24"}, {"subnet": "10.8.0.0/25"}])
+    error = hosts[1].call("ADD", inside, netns()).error(cni.INVALID_CONFIG)
+    assert error["msg"] == "subnets: 10.8.0.0/25 overlaps with 10.8.0.0/24"
+
+
+def test_vni_of_a_foreign_device(hosts: list[Host], netns: Sandboxes) -> None:
+    """A VNI that another device of the host has is said to be so, and nothing is made."""
+    words = "type vxlan id 5000 dstport 4789 local 10.99.0.1"
+    hosts[0].netns.ip("link", "add", "theirs", *words.split())
+    error = hosts[0].call("ADD", hosts[0].network(vni=5000), netns()).error(cni.INVALID_CONFIG)
+    assert 'vni: 5000 of network "blue" has another VXLAN device on this host' in error["msg"]
+    assert set(hosts[0].netns.links()) == {"lo", "uplink", "theirs"}
+    assert "cnm-overlay" not in hosts[0].netns.run(["nft", "list", "ruleset"])
 
 
 def test_taken_vtep(hosts: list[Host], netns: Sandboxes) -> None:
