@@ -16,7 +16,7 @@ from tests.iproute import Netns, Snapshot
 MS_REC, MS_PRIVATE = 0x4000, 1 << 18
 STATE_DIRECTORIES = (Path("/run/cnm"), Path("/var/lib/cni"), Path("/var/lib/cnm"))
 NETNS_DIRECTORY = Path("/run/netns")
-CONTAINER_DIRECTORY = Path("/run/runc")
+RUNTIME_DIRECTORIES = (Path("/run/runc"), Path("/run/containerd"), Path("/run/libpod"))
 DOCKER_DIRECTORIES = (Path("/run/docker"), Path("/etc/docker"), Path("/usr/lib/docker"))
 
 
@@ -37,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     iproute.checked(iproute.libc.unshare(flags))
     # Or else what is unmounted here would be unmounted on the machine.
     _mount(b"none", b"/", None, MS_REC | MS_PRIVATE)
-    private = (NETNS_DIRECTORY, CONTAINER_DIRECTORY, *STATE_DIRECTORIES, *DOCKER_DIRECTORIES)
+    private = (*RUNTIME_DIRECTORIES, *STATE_DIRECTORIES, *DOCKER_DIRECTORIES, NETNS_DIRECTORY)
     config.addinivalue_line("markers", "needs(*what): what a plugin must have for this test")
     config.addinivalue_line("markers", "since(version): of CNI, that this test's subject has")
     for directory in private:

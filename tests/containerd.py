@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests import cni, image
+from tests import cgroups, cni, image
 from tests.iproute import run
 
 PATIENCE = 60  # seconds until something counts as hanging
@@ -82,6 +82,18 @@ class Containerd:
         if pods := self.crictl("pods", "--quiet").split():
             self.crictl("rmp", "--force", *pods)
         self._end(signal.SIGTERM)
+        self._end_shims()
+        cgroups.remove()
+
+    def _end_shims(self) -> None:
+        """End the shims that a killed containerd started and its successor does not know."""
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (process / "cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):  # it has ended
+                continue
+            if command[0].endswith(b"/containerd-shim-runc-v2") and bytes(self.socket) in command:
+                os.kill(int(process.name), signal.SIGKILL)
 
     def _end(self, number: int) -> None:
         assert self._process is not None
@@ -131,7 +143,7 @@ class Containerd:
                 "metadata": {"name": name, "namespace": "test", "uid": name, "attempt": 0},
                 "hostname": name,
                 "port_mappings": mappings,
-                "linux": {"cgroup_parent": f"/cnm-test-{os.getpid()}"},
+                "linux": {"cgroup_parent": cgroups.PARENT},
             },
         )
 
