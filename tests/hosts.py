@@ -60,21 +60,33 @@ class Host:
         }
 
     def call(
-        self, command: str, config: cni.Config, sandbox: Netns, ifname: str = "eth0", **more: Any
+        self,
+        command: str,
+        config: cni.Config,
+        sandbox: Netns,
+        ifname: str = "eth0",
+        *,
+        kill_after: float | None = None,
+        **more: Any,
     ) -> cni.Outcome:
-        """Run the plugin on this host for a container."""
+        """Run the plugin on this host for a container; killed after some seconds if need be."""
         variables = {"ifname": ifname, "path": str(self.bin), **more}
         if command not in ("GC", "STATUS"):
             variables |= {"container_id": f"id-{sandbox.name}", "netns": sandbox.path}
-        done = subprocess.run(
+        with subprocess.Popen(
             ["ip", "netns", "exec", self.netns.name, self.bin / "overlay"],
-            input=cni.encoded(config),
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=cni.environment(command, **variables),
-            timeout=_PATIENCE,
-            check=False,
-        )
-        return cni.Outcome(done.returncode, done.stdout, done.stderr)
+        ) as process:
+            try:
+                out, err = process.communicate(cni.encoded(config), kill_after or _PATIENCE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                out, err = process.communicate()
+                assert kill_after, f"{command} did not end: {out!r} {err!r}"
+        return cni.Outcome(process.returncode, out, err)
 
     def add(self, sandbox: Netns, config: cni.Config | None = None, **more: Any) -> cni.Config:
         """ADD, which must succeed; its result."""
@@ -109,11 +121,11 @@ class Host:
         config = self.write_config()
         return Cnm(self.bin / "cnm", self.networks, str(self.bin), pools, config, self.netns)
 
-    def start_agent(self) -> None:
-        """Run `cnm agent` on this host, and wait until it has read the store."""
+    def start_agent(self, *prefix: str | Path) -> None:
+        """Run `cnm agent` on this host, by a command if need be, until it has read the store."""
         config = self.write_config()
         with self.log.open("ab") as log:
-            inside = ["ip", "netns", "exec", self.netns.name]
+            inside = ["ip", "netns", "exec", self.netns.name, *prefix]
             command = [*inside, self.bin / "cnm", "agent", "--config", config]
             self._agent = subprocess.Popen(command, stdout=log, stderr=log)
         self.await_event("store-up")
@@ -125,6 +137,26 @@ class Host:
         code = self._agent.wait(_PATIENCE)
         self._agent = None
         return code
+
+    def start_another_agent(self, port: int) -> "subprocess.Popen[bytes]":
+        """Run a second agent, which waits for the first one; that one's process."""
+        first, config = self._agent, self.write_config()
+        assert first is not None
+        config.write_text(json.dumps({**json.loads(config.read_text()), "listenPort": port}))
+        with self.log.open("ab") as log:
+            inside = ["ip", "netns", "exec", self.netns.name]
+            command = [*inside, self.bin / "cnm", "agent", "--config", config]
+            self._agent = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + _PATIENCE
+        while '"waiting"' not in self.log.read_text().splitlines()[-1]:
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+        return first
+
+    def kill_agent(self) -> None:
+        """SIGKILL for the agent, if one runs."""
+        if self._agent is not None:
+            self.stop_agent(signal.SIGKILL)
 
     def await_event(self, event: str) -> None:
         """Wait until this agent has said that something happened."""
@@ -141,6 +173,15 @@ class Host:
         names = [json.loads(line)["event"] for line in lines if line.startswith("{")]
         starts = [at for at, name in enumerate(names) if name == "started"]
         return names[starts[-1] :] if starts else []
+
+    def connected(self, *, up: bool) -> None:
+        """Plug in, or pull, the host's cable to the underlay."""
+        HOST.ip("link", "set", f"port{self.number}", "up" if up else "down")
+
+    def last_said(self) -> float:
+        """What the agent's clock showed, in seconds since 1970, when it last said something."""
+        time_of: float = json.loads(self.log.read_text().splitlines()[-1])["time"]
+        return time_of
 
     @property
     def log(self) -> Path:
@@ -191,8 +232,7 @@ def cluster(count: int, directory: Path, cni_bin: Path) -> Iterator[tuple[list[H
         yield hosts, etcd
     finally:
         for each in hosts:
-            if each._agent is not None:
-                each.stop_agent(signal.SIGKILL)
+            each.kill_agent()
         etcd.kill()
         for each in hosts:
             HOST.ip("netns", "delete", each.netns.name)

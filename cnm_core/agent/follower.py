@@ -28,6 +28,7 @@ from cnm_core.kernel import link, neighbour
 from cnm_core.kernel.netlink import Socket
 from cnm_core.model import EndpointKey
 from cnm_core.store.cluster import Member, Outdated, Published, endpoint_of, endpoint_place
+from cnm_core.store.endpoints import EndpointStore
 from cnm_core.store.membership import Membership, View
 from cnm_core.store.shared import Change, Compacted
 
@@ -101,34 +102,38 @@ class Follower:
             if self._look.is_set() or due or fresh:
                 self._compare()
 
-    def _take(self, key: str, value: str) -> Published | None:
-        """Note what an entry says; None, and a report, where it makes no sense."""
+    def _take(self, key: str, value: str) -> None:
+        """Note what an entry says, or report that it makes no sense."""
         try:
             endpoint = endpoint_of(key, value)
         except StateFailure as error:
             self.report.ignore(error)
-            return None
+            return
         self._networks.setdefault(endpoint.network, {})[endpoint.node, endpoint.key] = endpoint
-        return endpoint
 
     def _apply(self, changes: Iterable[Change]) -> None:
-        """Apply changes to the kernel, those of a network together."""
+        """Apply changes to the kernel, those of a network together.
+
+        What there is in the end counts: one batch may have an endpoint that came and went.
+        """
         stale: dict[str, list[Published]] = {}
-        fresh: dict[str, list[Published]] = {}
+        touched: dict[str, set[tuple[str, EndpointKey]]] = {}
         for change in changes:
             place = endpoint_place(change.key)
             if place is not None:
                 network, node, key = place
-                gone = self._networks.get(network, {}).pop((node, key), None)
+                touched.setdefault(network, set()).add((node, key))
+                gone = self._networks.setdefault(network, {}).pop((node, key), None)
                 if gone is not None:
                     stale.setdefault(network, []).append(gone)
-            endpoint = None if change.value is None else self._take(change.key, change.value)
-            if endpoint is not None:
-                fresh.setdefault(endpoint.network, []).append(endpoint)
-        for network in stale.keys() | fresh.keys():
+            if change.value is not None:
+                self._take(change.key, change.value)
+        for network, keys in touched.items():
             view = self.membership.known(network)
             if view is not None:
-                self._change(view, fresh.get(network, []), stale.get(network, []))
+                endpoints = self._networks[network]
+                fresh = [endpoints[key] for key in keys if key in endpoints]
+                self._change(view, fresh, stale.get(network, []))
 
     def _change(self, view: View, fresh: list[Published], stale: list[Published]) -> None:
         """Have entries for endpoints, and none any more for others."""
@@ -202,10 +207,14 @@ class Follower:
     def _mend(self, view: View, endpoints: Iterable[Published]) -> None:
         name = view.network.name
         try:
-            if view.network.encrypted and self._tunnel.ensure(view.member):
-                self.report.say("made-tunnel")
-            if overlay.ensure_device(self._host, view):
-                self.report.say("made-device", network=name)
+            # Or a device would be made for a bridge that a DEL is about to delete.
+            with EndpointStore(self.options.state_dir).lock_of_parents():
+                if link.find(self._host, overlay.bridge_name(view.network)) is None:
+                    return
+                if view.network.encrypted and self._tunnel.ensure(view.member):
+                    self.report.say("made-tunnel")
+                if overlay.ensure_device(self._host, view):
+                    self.report.say("made-device", network=name)
             missing, stale = overlay.reconcile(self._host, view, endpoints)
         except (KernelRefused, InvalidNetworkConfig, NotAvailable) as error:
             self.report.say("failed", network=name, error=error.msg)

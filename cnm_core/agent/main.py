@@ -24,6 +24,7 @@ from cnm_core.store.membership import Membership, open_membership
 # A host that has said nothing for so long counts as gone.
 LIFETIME_SECONDS = 15
 _RETRY_SECONDS = 1.0
+_LOOK_SECONDS = 0.2
 
 
 async def run(
@@ -54,6 +55,9 @@ async def run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     server = await asyncio.start_server(report.serve, *listening)
+    await _predecessor_ended(follower.membership, report, stopping)
+    if stopping.is_set():
+        return
     with follower.membership.followed(), _listening(follower):
         report.say("started", node=alive.node, listening="{}:{}".format(*listening))
         async with server, _ended(_live(alive, follower, report)):
@@ -64,6 +68,17 @@ async def run(
                 each.stop()
             await asyncio.gather(*works)
         report.say("stopped")
+
+
+async def _predecessor_ended(
+    membership: Membership, report: Report, stopping: asyncio.Event
+) -> None:
+    """Wait until no other agent of this host works any more, or until stopped."""
+    if membership.is_followed():
+        report.say("waiting", reason="another agent works on this host")
+    while membership.is_followed() and not stopping.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopping.wait(), _LOOK_SECONDS)
 
 
 @contextlib.asynccontextmanager

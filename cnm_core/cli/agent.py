@@ -1,11 +1,13 @@
 """`cnm agent`: the overlay's long-lived part."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import click
 
 from cnm_core.cli import agent_config
+from cnm_core.cli.main import Failure
 from cnm_core.config.overlay import overlay_config
 
 
@@ -27,4 +29,11 @@ def agent(path: Path) -> None:
     config = agent_config.read(path, "--config")
     keys = agent_config.host_keys(config)
     options = overlay_config({"subnets": [], **keys})
-    asyncio.run(run(options, keys, Path(config.confDir), ("127.0.0.1", config.listenPort)))
+    listening = "127.0.0.1", config.listenPort
+    try:
+        asyncio.run(run(options, keys, Path(config.confDir), listening))
+    except OSError as error:
+        raise Failure(
+            f"cannot listen on {listening[0]}:{listening[1]}: {os.strerror(error.errno or 0)}",
+            advice=f"another agent may run; listenPort in {path} chooses another port",
+        ) from None

@@ -259,12 +259,13 @@ class Cluster:
                 vni=wanted.vni or self._free_vni(), mtu=wanted.mtu or mtu - wanted.overhead
             )
             holder = self.store.get(f"vnis/{made.vni}")
-            if holder is not None and wanted.vni:
+            if holder is not None and wanted.vni and holder.value != wanted.name:
                 raise InvalidNetworkConfig(
                     f'vni: {made.vni} is that of network "{holder.value}"',
                     details="leave vni out to be given a free one",
                 )
-            _refuse_overlap(made, self.networks())
+            # One of the same name was made just now: the transaction finds that out.
+            _refuse_overlap(made, [each for each in self.networks() if each.name != made.name])
             changes = (
                 Put(f"networks/{made.name}", encode_network(made)),
                 Put(f"vnis/{made.vni}", made.name),
@@ -389,11 +390,17 @@ class Cluster:
         return [each for each in found if node in ("", each.node)]
 
     def withdraw(
-        self, network: str, node: str, key: EndpointKey, ips: "Collection[bytes]" = ()
+        self,
+        network: str,
+        node: str,
+        key: EndpointKey,
+        ips: "Collection[bytes]" = (),
+        still: "Callable[[], bool] | None" = None,
     ) -> None:
         """Forget an endpoint and its addresses, those that it still has.
 
-        If it has exactly those that are given, one request does it.
+        If it has exactly those that are given, one request does it. Who may come too late
+        says with `still` whether it is to go: an endpoint of that key may have come back.
         """
         names = [_ip_key(network, ip) for ip in ips]
         held = tuple(Holds(name, f"{node}/{key}") for name in names)
@@ -402,7 +409,7 @@ class Cluster:
             return
         for _ in range(_ATTEMPTS):
             known = self.store.get(f"endpoints/{network}/{node}/{key}")
-            if known is None:
+            if known is None or (still is not None and not still()):
                 return
             endpoint = self._sense(known, _published_of)
             conditions = [Unchanged(known.key, known.revision)]

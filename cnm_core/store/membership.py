@@ -125,6 +125,9 @@ class Membership:
             known = self.known(view.network.name)
             if known is not None and known.blocks_of(subnet) != view.blocks_of(subnet):
                 return known
+            held = self.cluster.blocks(view.network.name, self.node)
+            if not set(held) <= set(view.blocks):
+                return self._keep(view.replace(blocks=held))  # what a kill left of their release
             block = self.cluster.claim_block(view.network.name, subnet, view.member)
             return self._keep(view.replace(blocks=(*view.blocks, block)))
 
@@ -189,14 +192,19 @@ class Membership:
     def replay(self) -> None:
         """Do what waits in the journal. Raises Unreachable.
 
-        Under a lock, or an endpoint that came back meanwhile would be withdrawn again.
+        Under a lock, and only while it waits there: a DEL may be doing it itself, and an
+        endpoint that came back after that is not to be withdrawn again.
         """
         if not any(self.pending()):
             return
         with files.Lock(f"{self._directory}/.pending/.lock"):
             for network, key in list(self.pending()):
-                self.cluster.withdraw(network, self.node, key, ())
-                files.remove(self._pending(network, key))
+                self._replay(network, key)
+
+    def _replay(self, network: str, key: EndpointKey) -> None:
+        path = self._pending(network, key)
+        self.cluster.withdraw(network, self.node, key, (), lambda: files.modified(path) is not None)
+        files.remove(path)
 
     def pending(self) -> "Iterator[tuple[str, EndpointKey]]":
         """The releases that wait: (network, endpoint)."""
