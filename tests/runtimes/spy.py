@@ -8,7 +8,7 @@ from typing import Any
 _SCRIPT = """#!/bin/sh
 call=$(mktemp '{calls}/XXXXXXXX')
 cat > "$call"
-printf '%s {name} %s\\n' "$CNI_COMMAND" "$call" >> '{calls}.list'
+printf '%s {name} %s %s\\n' "$CNI_COMMAND" "$call" "$CNI_NETNS" >> '{calls}.list'
 exec '{real}' < "$call"
 """
 
@@ -19,6 +19,7 @@ class Call:
 
     command: str
     plugin: str
+    netns: str
     config: dict[str, Any]
 
 
@@ -47,7 +48,7 @@ class Spy:
     def calls(self) -> list[Call]:
         """All calls, in the order of their beginning."""
         lines = (self._calls.with_name(f"{self._calls.name}.list")).read_text().splitlines()
-        return [_call(*line.split()) for line in lines]
+        return [_call(*line.split(" ")) for line in lines]
 
     def commands(self) -> dict[str, list[str]]:
         """The commands that each plugin got, in their order."""
@@ -57,6 +58,6 @@ class Spy:
         return found
 
 
-def _call(command: str, plugin: str, file: str) -> Call:
+def _call(command: str, plugin: str, file: str, netns: str) -> Call:
     text = Path(file).read_text()
-    return Call(command, plugin, json.loads(text) if text else {})
+    return Call(command, plugin, netns, json.loads(text) if text else {})

@@ -13,6 +13,7 @@ import pytest
 from tests import cni
 from tests.cni import Config
 from tests.iproute import HOST, Netns, exchange_by_tcp, run
+from tests.runtimes.spy import Spy
 
 CACHE = Path("/var/lib/cni/results")
 
@@ -228,6 +229,22 @@ def test_a_failed_add_leaves_nothing(cnitool: Cnitool, bridge: Config, netns: Ma
     assert done.returncode != 0
     assert '"eth0" already exists' in done.stderr
     assert not cni.leases()
+
+
+def test_calls(cnitool: Cnitool, bridge: Config, netns: MakeNetns, tmp_path: Path) -> None:
+    """Each of its commands is one of CNI's; gc deletes what is in the cache first."""
+    spy = Spy.on(Path(cnitool.plugins), tmp_path / "spies")
+    spied = Cnitool(cnitool.binary, str(spy.directory), cnitool.configurations)
+    spied.configure(bridge)
+    sandbox = netns()
+    spied.silent("status", sandbox)
+    spied.add(sandbox)
+    spied.silent("check", sandbox)
+    spied.silent("del", sandbox)
+    spied.add(sandbox)
+    spied.call("gc", sandbox)
+    expected = ["STATUS", "ADD", "CHECK", "DEL", "ADD", "DEL", "GC"]
+    assert spy.commands() == {"bridge": expected}
 
 
 def test_loopback_in_a_list(cnitool: Cnitool, bridge: Config, netns: MakeNetns) -> None:

@@ -114,7 +114,7 @@ def test_calls(podman: Podman, spy: Spy) -> None:
     podman.remove("one")
     commands = spy.commands()["bridge"]
     assert [each for each in commands if each != "VERSION"] == ["ADD", "DEL", "ADD", "DEL"]
-    assert commands.count("VERSION") % 2 == 0
+    assert commands.count("VERSION") >= 2
 
 
 def test_a_network_of_cnm(podman: Podman, cnm: Cnm) -> None:
