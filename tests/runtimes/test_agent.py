@@ -1,6 +1,7 @@
 """`cnm agent` on each of three hosts, with a real etcd."""
 
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -116,6 +117,26 @@ def test_stops(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
     assert alive(etcd) == {"host-2", "host-3"}
     assert endpoints.reaches(one, two)
     assert hosts[0].events()[-1] == "stopped"
+
+
+def test_as_service(hosts: list[Host], endpoints: Endpoints, tmp_path: Path) -> None:
+    """It tells systemd when it is ready and when it stops, and needs no other privilege."""
+    host = hosts[0]
+    host.stop_agent()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
+        supervisor.bind(str(tmp_path / "notify"))
+        supervisor.settimeout(_PATIENCE)
+        confined = ("setpriv", "--bounding-set=-all,+net_admin", "--no-new-privs")
+        host.start_agent("env", f"NOTIFY_SOCKET={tmp_path / 'notify'}", *confined)
+        assert supervisor.recv(100) == b"READY=1"
+        for each in hosts:
+            endpoints.add(each)
+        endpoints.settle(*hosts)
+        host.netns.ip("link", "del", "vx-001001")
+        endpoints.settle(*hosts)
+        assert {"failed", "ignored"}.isdisjoint(host.events())
+        assert host.stop_agent() == 0
+        assert supervisor.recv(100) == b"STOPPING=1"
 
 
 def test_etcd_killed(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:

@@ -1,0 +1,18 @@
+"""Tells systemd how the agent is (sd_notify(3)): a datagram to the socket that it names."""
+
+import os
+import socket
+
+
+def notify(state: str) -> None:
+    """Send assignments such as READY=1, a line each; nothing where nobody asked for them.
+
+    Raises OSError where the socket cannot be reached.
+    """
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if not path:
+        return
+    if path[0] == "@":  # in Linux' abstract namespace
+        path = "\0" + path[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as datagrams:
+        datagrams.sendto(state.encode(), path)
