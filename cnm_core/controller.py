@@ -28,6 +28,7 @@ from cnm_core.model import (
     Network,
     Sandbox,
 )
+from cnm_core.phases import ended
 from cnm_core.store.endpoints import EndpointStore
 
 TYPE_CHECKING = False
@@ -121,6 +122,7 @@ class NetworkController:
         Without addresses where the IPAM driver needs the link first: then `join` asks it.
         """
         addressing = Addressing() if ipam.needs_link else _request(ipam, key)
+        ended("addresses")
         try:
             if not ipam.needs_link:
                 addressing = self._driver.complete(network, addressing)
@@ -134,7 +136,9 @@ class NetworkController:
                 addressing=addressing,
             )
             with self._store.lock(network.name):
-                return self._establish(network, self._driver.create_endpoint(network, endpoint))
+                endpoint = self._establish(network, self._driver.create_endpoint(network, endpoint))
+            ended("network")
+            return endpoint
         except BaseException:
             _undo(self.delete_endpoint, network.name, key, ipam)
             raise
@@ -148,10 +152,14 @@ class NetworkController:
         except BaseException:
             _undo(self.delete_endpoint, network.name, endpoint.key, ipam)
             raise
+        ended("links")
         try:
             if ipam.needs_link:
                 endpoint = self._address(network, endpoint, ipam)
-            return self._driver.configure(network, endpoint, netns)
+                ended("addresses")
+            attachment = self._driver.configure(network, endpoint, netns)
+            ended("sandbox")
+            return attachment
         except BaseException:
             _undo(self.detach, network.name, endpoint.key, netns, lambda _: ipam)
             raise
@@ -180,6 +188,7 @@ class NetworkController:
         """
         self._driver.validate(network, options)
         self._clear_leftover(network.name, key, netns, ipam)
+        ended("look")
         sandbox = Sandbox(netns.path, netns.identity)
         try:
             endpoint = self.create_endpoint(network, key, sandbox, ipam, options)
@@ -207,11 +216,16 @@ class NetworkController:
             try:
                 ipam.release(key)
             finally:
+                ended("addresses")
                 self.leave(key, endpoint, netns)
+            ended("links")
         else:
             self.leave(key, endpoint, netns)
+            ended("links")
             ipam.release(key)
+            ended("addresses")
         self._forget(network, key, endpoint)
+        ended("record")
 
     def endpoint(self, network: str, key: EndpointKey) -> Endpoint | None:
         """The endpoint's record; None where there is none, or one that makes no sense."""

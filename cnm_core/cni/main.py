@@ -35,6 +35,7 @@ def run(name: str, make: "Callable[[], Plugin]") -> None:
         for key, value in environ.items()
     }
     text = b""
+    failure = None
     try:
         command = invocation.command_of(environment)
         if not command:
@@ -46,14 +47,19 @@ def run(name: str, make: "Callable[[], Plugin]") -> None:
             text = invocation.read_stdin()
             call = invocation.receive(command, environment, text)
             answer = _serve(make(), call)
-        code = 0
     except Error as error:
-        answer, code = _error_object(error, text), 1
+        failure = error
     except BaseException as error:
-        answer, code = _error_object(_unforeseen(error), text), 1
+        failure = _unforeseen(error)
+    if failure is not None:
+        answer = _error_object(failure, text)
+    if "CNM_TRACE" in environment or "CNM_LOG" in environment or b'"logFile"' in text:
+        from cnm_core.cni import journal
+
+        journal.note(name, environment, text, failure)
     if answer:
         _print(json.dumps(answer, indent="    "))
-    _exit(code)
+    _exit(0 if failure is None else 1)
 
 
 def _serve(plugin: "Plugin", call: Invocation) -> dict[str, object]:

@@ -9,6 +9,7 @@ from cnm_core.errors import Error, InvalidNetworkConfig
 from cnm_core.inet import format_ip
 from cnm_core.kernel.netns import Netns, find_netns, open_netns, own_inode
 from cnm_core.model import Attachment, Dns, EndpointOptions, Network
+from cnm_core.phases import ended
 from cnm_core.store.endpoints import EndpointStore
 
 TYPE_CHECKING = False
@@ -58,6 +59,7 @@ class NetworkPlugin:
         options = EndpointOptions(pools.requested_mac(call, config), published_ports(call.config))
         netns = open_netns(call.netns)
         self._check_namespace(call, netns)
+        ended("configuration")
         controller = self._controller(config)
         attachment = controller.attach(network, call.key, netns, ipam, options)
         try:
@@ -72,6 +74,7 @@ class NetworkPlugin:
         netns = find_netns(call.netns)
         if netns is not None and not self._of_host:
             self._check_namespace(call, netns)
+        ended("configuration")
         self._controller(config).detach(
             call.network,
             call.key,

@@ -73,6 +73,11 @@ def requested(text: str) -> str:
     return text
 
 
+def log_level(text: str) -> str:
+    """Which operations are logged: all, or those that failed."""
+    return _one_of(text, "info", "error")
+
+
 def allocation(text: str) -> str:
     """Which of the free addresses of a range set is given."""
     return _one_of(text, "next-fit", "first-fit")

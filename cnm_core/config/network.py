@@ -105,6 +105,8 @@ class NetworkConfig(Record):
     runtime_config: RuntimeConfig = RuntimeConfig()
     prev_result: dict[str, object] | None = None
     state_dir: str = "/run/cnm"
+    log_file: str | None = None
+    log_level: str = "info"
 
 
 def network_config(document: object, place: str = "") -> NetworkConfig:
@@ -121,5 +123,9 @@ def network_config(document: object, place: str = "") -> NetworkConfig:
         prev_result=values.optional(fields, "prevResult", place, values.mapping, None),
         state_dir=values.optional(
             fields, "stateDir", place, values.checked(formats.directory), "/run/cnm"
+        ),
+        log_file=values.optional(fields, "logFile", place, values.checked(formats.directory), None),
+        log_level=values.optional(
+            fields, "logLevel", place, values.checked(formats.log_level), "info"
         ),
     )

@@ -91,6 +91,9 @@ Bum = Annotated[
     _meaning(formats.bum),
     _shown("none or ingress-replication", enum=["none", "ingress-replication"]),
 ]
+LogLevel = Annotated[
+    str, _meaning(formats.log_level), _shown("info or error", enum=["info", "error"])
+]
 IpvlanFlag = Annotated[
     str,
     _meaning(formats.ipvlan_flag),

@@ -4,7 +4,18 @@ from typing import Any
 
 from pydantic import Field
 
-from cnm_core.schema.base import ConfigModel, Directory, Ip, Mac, Mtu, Name, Subnet, Uint8, Uint32
+from cnm_core.schema.base import (
+    ConfigModel,
+    Directory,
+    Ip,
+    LogLevel,
+    Mac,
+    Mtu,
+    Name,
+    Subnet,
+    Uint8,
+    Uint32,
+)
 
 
 class DnsConfig(ConfigModel):
@@ -56,3 +67,7 @@ class NetworkConfig(ConfigModel):
     runtimeConfig: RuntimeConfig = Field(RuntimeConfig(), description="filled in by the runtime")
     prevResult: dict[str, Any] | None = Field(None, description="filled in by the runtime")
     stateDir: Directory = Field("/run/cnm", description="where records of endpoints live")
+    logFile: Directory | None = Field(
+        None, description="file that gets a line for each operation; CNM_LOG's when left out"
+    )
+    logLevel: LogLevel = Field("info", description="error: a line only where one failed")

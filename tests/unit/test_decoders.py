@@ -33,6 +33,7 @@ TEXTS: dict[Any, tuple[list[str], list[str]]] = {
         ["10.1.0.5/24", "10.1.0.9-10.1.0.5", "10.1.0.5-fd00::1", "10.1.0.5-", "-", "1-2-3"],
     ),
     formats.requested: (["10.1.0.5", "10.1.0.5/24", "fd00::5/64"], ["10.1.0", "fd00::5/129"]),
+    formats.log_level: (["info", "error"], ["", "debug", "Info"]),
     formats.allocation: (["next-fit", "first-fit"], ["best-fit", "First-Fit"]),
     formats.macvlan_mode: (["bridge", "private", "vepa", "passthru"], ["source", "Bridge"]),
     formats.ipvlan_mode: (["l2", "l3", "l3s"], ["l4", "L2"]),

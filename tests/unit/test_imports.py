@@ -34,7 +34,7 @@ INSTEAD_OF_OUR_RUNTIME = {"ctypes", "ssl"}
 
 # Each room may import from those above it in this list, and from itself.
 LAYERS = (
-    {"errors", "json", "record"},
+    {"errors", "json", "phases", "record"},
     {"inet", "tls"},
     {"config", "http", "model"},
     {"kernel", "store"},

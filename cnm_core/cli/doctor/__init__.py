@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cnm_core.cli.conflists import Directory
-from cnm_core.cli.doctor import kernel, node, overlays, state
+from cnm_core.cli.doctor import kernel, log, node, overlays, state
 from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
 from cnm_core.cli.main import Failure
 from cnm_core.cli.network import directory_option
@@ -58,6 +58,7 @@ def examine(directory: Directory, path: tuple[str, ...]) -> list[Finding]:
         *node.networks(directory.path, path),
         *overlays.findings(directory.read()[0]),
         *found.findings,
+        *log.findings(directory.read()[0]),
     ]
 
 
