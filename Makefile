@@ -87,6 +87,10 @@ conformance: venv build $(PEERS)/.installed  ## docs/conformance.md: the CNI spe
 		ours=.build/conformance/ours.json debian=.build/conformance/debian.json \
 		$(GO_PLUGINS)=.build/conformance/$(GO_PLUGINS).json
 
+.PHONY: bench-overlay
+bench-overlay: venv build  ## measure overlay networks over 3, 30 and 100 hosts (root)
+	$(VENV)/bin/python tests/bench/overlay.py $(ARGS)
+
 .PHONY: build
 build: dist/.built  ## freeze the executables into dist/cnm/bin
 
