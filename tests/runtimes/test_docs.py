@@ -20,6 +20,7 @@ PAGES = ("README.md", "docs/cli.md")
 EXAMPLES = [
     page for page in sorted((ROOT / "docs/reference").glob("*.md")) if "```json" in page.read_text()
 ]
+WALKTHROUGH = "docs/overlay-walkthrough.md"
 PATIENCE = 600  # seconds
 # Commands that are not for a sandbox without network, and for a test among others.
 LEFT_OUT = ("apt-get ", "make demo", "make test")
@@ -78,6 +79,19 @@ def test_getting_started() -> None:
     link, *others = done.stdout.partition("LEFT\n")[2].splitlines()
     assert link.startswith("1: lo:")
     assert not [line for line in others if "blue" in line or "10.88.0" in line], others
+
+
+def test_walkthrough() -> None:
+    """Three hosts, from the first link to the last; etcd and agents end in any case."""
+    processes = "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT"
+    left = "ip -o link; ls /run/netns"
+    done = in_sandbox(f"{processes}\n{commands_of(WALKTHROUGH)}\nset +x\necho LEFT; {left}")
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    assert done.stdout.count("1 received") == 6 and done.stdout.count("\nnot now\n") == 1
+    *_, left_links = done.stdout.partition("LEFT\n")
+    assert {line.split(": ")[1].partition("@")[0] for line in left_links.splitlines()} == {
+        "lo", "eth0", "outside",
+    }  # fmt: skip
 
 
 @pytest.fixture
