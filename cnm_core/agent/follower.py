@@ -79,12 +79,16 @@ class Follower:
     def _read(self) -> int:
         """Read all endpoints, and make the kernel's entries theirs; the revision."""
         self.membership.cluster.check_schema()
+        revision = self._read_endpoints()
+        self.report.find_store(revision)
+        self._compare()
+        return revision
+
+    def _read_endpoints(self) -> int:
         found = self.membership.cluster.store.range(_PREFIX)
         self._networks = {}
         for entry in found.entries:
             self._take(entry.key, entry.value)
-        self.report.find_store(found.revision)
-        self._compare()
         return found.revision
 
     def _watch(self, revision: int) -> None:

@@ -35,6 +35,7 @@ class Members:
     _members: list[Member] | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
     _compared: float = 0.0
+    _looked: float = 0.0
     _failure: str = ""
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class Members:
                 return
             if changes:
                 self._read()
-            else:
+            elif time.monotonic() - self._looked >= _LOOK_SECONDS:
                 self._look()
 
     def _read(self) -> None:
@@ -70,6 +71,7 @@ class Members:
         self._mend(everything=True)
 
     def _look(self) -> None:
+        self._looked = time.monotonic()
         due = time.monotonic() - self._compared > _COMPARE_SECONDS
         self._mend(everything=due)
 

@@ -24,11 +24,11 @@ from cnm_core.kernel.netlink import (
     attributes,
     u32,
 )
-from cnm_core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Self
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
@@ -42,30 +42,47 @@ _NDMSG = Struct("=BxxxiHBB")
 _BATCH = 200
 
 
-class Row(Record):
+class Row(tuple[int, bytes, bytes, bytes, int]):
     """An entry of link `index`: exactly one of three kinds.
 
     `ip` and `mac`: a neighbour. `mac` and `vtep`: frames to `mac` leave a VXLAN device to
     that host, by the link `through` where that is not 0, and those to EVERYBODY to each host
     that has one. `mac` alone: a bridge sends frames to `mac` out of the port `index`.
+
+    A tuple and no Record: an agent compares tens of thousands of them every minute.
     """
 
-    index: int
-    mac: bytes
-    ip: bytes = b""
-    vtep: bytes = b""
-    through: int = 0
+    __slots__ = ()
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Row) and self._values == other._values
-
-    def __hash__(self) -> int:
-        return hash(self._values)
+    def __new__(
+        cls, index: int, mac: bytes, ip: bytes = b"", vtep: bytes = b"", through: int = 0
+    ) -> "Self":
+        return tuple.__new__(cls, (index, mac, ip, vtep, through))
 
     @property
-    def _values(self) -> tuple[int, bytes, bytes, bytes, int]:
-        """Compared by it: of a large network there are tens of thousands."""
-        return self.index, self.mac, self.ip, self.vtep, self.through
+    def index(self) -> int:  # type: ignore[override]
+        """The link's."""
+        return self[0]
+
+    @property
+    def mac(self) -> bytes:
+        """Whom frames are for."""
+        return self[1]
+
+    @property
+    def ip(self) -> bytes:
+        """A neighbour's address, b"" for an entry of another kind."""
+        return self[2]
+
+    @property
+    def vtep(self) -> bytes:
+        """The host that frames go to, b"" for an entry of another kind."""
+        return self[3]
+
+    @property
+    def through(self) -> int:
+        """The index of the link by which they go there, 0 for any."""
+        return self[4]
 
     @property
     def key(self) -> tuple[int, bytes, bytes | bool]:

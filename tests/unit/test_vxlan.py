@@ -22,9 +22,9 @@ def test_row(index: int, mac: bytes, ip: bytes, kind: str) -> None:
     """pyroute2 reads the entry that was meant."""
     row = Row(index, mac)
     if kind == "neighbour":
-        row = row.replace(ip=ip)
+        row = Row(index, mac, ip)
     elif kind == "vtep":
-        row = row.replace(vtep=ip)
+        row = Row(index, mac, vtep=ip)
     message = ndmsg(netlink.encode(neighbour.replace(row), 1))
     message.decode()
     assert message["ifindex"] == index
