@@ -208,6 +208,39 @@ def test_added_and_removed_unseen(hosts: list[Host], etcd: Etcd, netns: Sandboxe
     oracle.agree(hosts)
 
 
+def test_restored_backup(hosts: list[Host], etcd: Etcd, netns: Sandboxes, tmp_path: Path) -> None:
+    """What was added since a backup its host makes known again; what went goes with GC."""
+    sandboxes, addresses = one_each(hosts, netns)
+    backup, restored = tmp_path / "backup.db", tmp_path / "restored"
+    etcdctl(etcd, "snapshot", "save", backup)
+    newer = netns()
+    address = address_of(hosts[0].add(newer))
+    hosts[2].delete(sandboxes[2])
+    oracle.agree(hosts)
+    etcd.kill()
+    peer = etcd.url.replace(str(etcd.port), str(etcd.port + 1))
+    names = ["--name=default", f"--initial-cluster=default={peer}"]
+    names += [f"--initial-advertise-peer-urls={peer}", f"--data-dir={restored}"]
+    etcdctl(etcd, "snapshot", "restore", backup, *names)
+    etcd.directory = restored
+    etcd.start()
+    deadline = time.monotonic() + 30
+    while address not in {ip for each in oracle.stored_endpoints(etcd) for ip in each.ips}:
+        assert time.monotonic() < deadline, hosts[0].log.read_text()
+        time.sleep(0.1)
+    hosts[2].call("GC", hosts[2].network(**{"cni.dev/valid-attachments": []}), HOST).silent()
+    oracle.agree(hosts)
+    assert len(oracle.stored_endpoints(etcd)) == 3
+    assert sandboxes[1].reaches(address, seconds=3) and newer.reaches(addresses[1], seconds=3)
+
+
+def etcdctl(etcd: Etcd, *words: str | Path) -> None:
+    """A command of etcdctl that succeeds."""
+    command = ["etcdctl", f"--endpoints={etcd.url}", *words]
+    environment = {"ETCDCTL_API": "3", "PATH": cni.SEARCH_PATH}
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+
+
 # --- clocks
 
 
