@@ -121,14 +121,14 @@ class Host:
         config = self.write_config()
         return Cnm(self.bin / "cnm", self.networks, str(self.bin), pools, config, self.netns)
 
-    def start_agent(self, *prefix: str | Path) -> None:
+    def start_agent(self, *prefix: str | Path, seconds: int = _PATIENCE) -> None:
         """Run `cnm agent` on this host, by a command if need be, until it has read the store."""
         config = self.write_config()
         with self.log.open("ab") as log:
             inside = ["ip", "netns", "exec", self.netns.name, *prefix]
             command = [*inside, self.bin / "cnm", "agent", "--config", config]
             self._agent = subprocess.Popen(command, stdout=log, stderr=log)
-        self.await_event("store-up")
+        self.await_event("store-up", seconds)
 
     def stop_agent(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End the agent by a signal; its exit code."""
@@ -158,10 +158,10 @@ class Host:
         if self._agent is not None:
             self.stop_agent(signal.SIGKILL)
 
-    def await_event(self, event: str) -> None:
+    def await_event(self, event: str, seconds: int = _PATIENCE) -> None:
         """Wait until this agent has said that something happened."""
         assert self._agent is not None
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + seconds
         while event not in self.events():
             assert self._agent.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()

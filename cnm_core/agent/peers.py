@@ -65,7 +65,7 @@ class PeerFollower:
         """Compare the peers with the store's, unless this host has no encrypted networks."""
         self._compared = time.monotonic()
         try:
-            came, went = self._tunnel.follow()
+            came, went = self._tunnel.reconcile()
         except NotAvailable:
             self._compared = (
                 -_COMPARE_SECONDS

@@ -65,18 +65,20 @@ class Tunnel:
             self.reconcile(member)
         return made
 
-    def reconcile(self, member: Member) -> tuple[int, int]:
+    def reconcile(self, member: Member | None = None) -> tuple[int, int]:
         """Make this host's end known, and the peers those of the store: how many came and went.
 
-        Raises Unreachable, and NotAvailable where the host is no member any more.
+        Without a member the cluster is asked for it, if need be. Raises Unreachable, and
+        NotAvailable where the host is no member any more.
         """
         device = self._device()
         if device is None:
             return 0, 0  # there is no encrypted network on this host
-        own = tunnels.Tunnel(member.node, device.public_key, member.vtep, device.port)
         known = {each.node: each for each in tunnels.tunnels(self._membership.cluster)}
-        if known.pop(member.node, None) != own:
-            self._publish(own, member)
+        own = known.pop(self._membership.node, None)
+        same = own is not None and (own.key, own.port) == (device.public_key, device.port)
+        if not same or (member and own and own.endpoint != member.vtep):
+            self._publish(device, member or self._member())
         wanted = {Peer(each.key, each.endpoint, each.port, each.ip) for each in known.values()}
         fresh = wanted - set(device.peers)
         stale = {each.key for each in device.peers} - {each.key for each in wanted}
@@ -84,34 +86,22 @@ class Tunnel:
             self._wireguard().set_peers(TUNNEL, fresh, stale)
         return len(fresh), len(stale)
 
-    def follow(self) -> tuple[int, int]:
-        """The same for whoever does not know this host's membership."""
-        if self._device() is None:
-            return 0, 0
-        return self.reconcile(self._member())
-
     def rotate(self) -> bytes:
         """Have another key, and tell the other hosts; the public key, b"" without a device.
 
-        Where they cannot be told, everything is as it was. The device has the key before the
-        others hear of it: each turns to us then, which is what begins the new sessions.
+        Where they cannot be told, everything is as it was. The device has the key right before
+        the others hear of it: each turns to us then, which is what begins the new sessions.
         """
         member = self._member()
         with self._key.lock():
             old = self._key.present()
             new = self._key.write(tunnels.new_key())
             try:
-                device = self._device()
-                if device is None:
-                    return b""
-                self._wireguard().set_key(TUNNEL, new, device.port)
-                self.reconcile(member)
+                return self._set_key(new, member)
             except BaseException:
                 self._key.write(old)
                 self._restore(old)
                 raise
-        device = self._device()
-        return device.public_key if device else b""
 
     def drift(self, member: Member) -> list[Drift]:
         """How device and peers differ from what they should be."""
@@ -142,7 +132,19 @@ class Tunnel:
                 return each
         raise _no_member(self._membership.node)
 
-    def _publish(self, own: tunnels.Tunnel, member: Member) -> None:
+    def _set_key(self, key: bytes, member: Member) -> bytes:
+        device = self._device()
+        if device is None:
+            return b""
+        self._wireguard().set_key(TUNNEL, key, device.port)
+        device = self._device()
+        if device is None:
+            return b""
+        self._publish(device, member)
+        return device.public_key
+
+    def _publish(self, device: Device, member: Member) -> None:
+        own = tunnels.Tunnel(member.node, device.public_key, member.vtep, device.port)
         try:
             tunnels.publish(self._membership.cluster, own, member)
         except Outdated:

@@ -1,16 +1,27 @@
 """Encrypted overlay networks over namespaces as hosts, with a real etcd."""
 
+import json
 import socket
+import struct
 import subprocess
+import threading
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cnm_core.config.overlay import overlay_config
+from cnm_core.drivers.tunnel import Tunnel
+from cnm_core.http import parse_url
+from cnm_core.kernel.netlink import Socket
+from cnm_core.kernel.wireguard import Wireguard
+from cnm_core.store.cluster import Cluster
+from cnm_core.store.etcd import Access, EtcdStore
+from cnm_core.store.membership import open_membership
 from tests import cni
 from tests.etcd import Etcd
 from tests.hosts import Host, Sandboxes, cluster
@@ -79,6 +90,19 @@ def udp_ports(frames: list[bytes]) -> set[int]:
     }
 
 
+def throughput(client: Netns, server: Netns, address: str) -> float:
+    """What one TCP connection transports, in Mbit/s."""
+    command = ["ip", "netns", "exec", server.name, "iperf3", "-s", "-1", "--forceflush"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as listening:
+        assert listening.stdout is not None
+        while "listening" not in listening.stdout.readline():
+            assert listening.poll() is None
+        answer = client.run(["iperf3", "-J", "-t3", "-c", address])
+        listening.stdout.read()
+    received: float = json.loads(answer)["end"]["sum_received"]["bits_per_second"]
+    return received / 1e6
+
+
 # --- a kernel without it
 
 
@@ -125,16 +149,20 @@ def stored(etcd: Etcd) -> dict[str, str]:
 # --- what the underlay shows
 
 
-def test_no_plain_text(hosts: list[Host], netns: Sandboxes) -> None:
+def test_no_plain_text(
+    hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixture[str]
+) -> None:
     """What is on the underlay cannot be read; of a plain network it can.
 
-    A packet as large as the MTU gets through. Private keys are root's on their host only.
+    A packet as large as the MTU gets through. Private keys are root's on their host only. What
+    the throughput of both is, is printed.
     """
     payload = MARKER * 8192
-    (_, _), (two, plain) = pair = connected(hosts[:2], netns, name="plain")
+    (one, _), (two, plain) = connected(hosts[:2], netns, name="plain")
     capture = Capture(hosts[0])
-    assert exchange_by_tcp(pair[0][0], two, plain, payload) == payload
+    assert exchange_by_tcp(one, two, plain, payload) == payload
     assert any(MARKER in frame for frame in capture.end())
+    of_plain = throughput(one, two, plain)
 
     members = {"subnets": [{"subnet": "10.8.0.0/24"}, {"subnet": "fd00:8::/64"}], **ENCRYPTED}
     (one, _), (two, secret) = connected(hosts[:2], netns, name="secret", **members)
@@ -146,6 +174,11 @@ def test_no_plain_text(hosts: list[Host], netns: Sandboxes) -> None:
     assert sum(map(len, frames)) > 2 * len(payload)
     assert not any(MARKER[:12] in frame for frame in frames)
     assert udp_ports(frames) == {WIREGUARD_PORT}
+
+    of_encrypted = throughput(one, two, secret)
+    with capsys.disabled():
+        print(f"\n{of_plain:.0f} Mbit/s plain, {of_encrypted:.0f} Mbit/s encrypted")
+    assert of_encrypted > 0
 
     keys = [Path(host.directory / "lib/.cnm/.wireguard.key") for host in hosts[:2]]
     assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
@@ -178,3 +211,173 @@ def test_fails_closed(hosts: list[Host], netns: Sandboxes) -> None:
         assert udp_ports(frames) <= {WIREGUARD_PORT}, words
         catch_up(hosts[0], netns, **ENCRYPTED)
         assert one.reaches(address, seconds=PATIENCE), words
+
+
+# --- who is shut out
+
+
+def vxlan_packet(vni: int, to: str, mac: str, payload: bytes) -> bytes:
+    """A VXLAN header with a frame in it: UDP to port 9999 of an address."""
+    udp = struct.pack("!HHHH", 9999, 9999, 8 + len(payload), 0) + payload
+    source, destination = map(socket.inet_aton, ("10.7.0.250", to))
+    head = struct.pack("!BBHIBBH", 0x45, 0, 20 + len(udp), 0, 64, socket.IPPROTO_UDP, 0)
+    head += source + destination
+    total = sum(struct.unpack("!10H", head))
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    packet = head[:10] + struct.pack("!H", checksum) + head[12:] + udp
+    frame = bytes.fromhex(mac.replace(":", "")) + b"\x02\0\0\0\0\x77" + b"\x08\0" + packet
+    return struct.pack("!II", 0x08000000, vni << 8) + frame
+
+
+def gets(sandbox: Netns, sender: Netns, to: tuple[Any, ...], packet: bytes) -> bool:
+    """Whether a container gets what a namespace sends as VXLAN to an address of its host."""
+    family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
+    with sandbox.entered():
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with sender.entered():
+        out = socket.socket(family, socket.SOCK_DGRAM)
+    with listener, out:
+        listener.bind(("", 9999))
+        listener.settimeout(2)
+        for _ in range(3):
+            out.sendto(packet, to)
+        try:
+            return bool(listener.recv(2048))
+        except TimeoutError:
+            return False
+
+
+def test_plain_packets(hosts: list[Host], netns: Sandboxes) -> None:
+    """What a member sends past the tunnel is not taken; of a plain network it is."""
+    network = {"subnets": [{"subnet": "10.8.0.0/24"}]}
+    ((one, plain), _) = connected(hosts[:2], netns, name="plain", **network)
+    ((two, secret), _) = connected(hosts[:2], netns, **ENCRYPTED)
+    near, far = hosts[0].netns, hosts[1].netns
+    packet = vxlan_packet(4097, plain, one.link("eth0")["address"], MARKER)
+    assert gets(one, far, (hosts[0].address, VXLAN_PORT), packet)
+    # Nobody else's rules are to keep it out.
+    near.run(["nft", "flush", "ruleset"])
+    packet = vxlan_packet(4098, secret, two.link("eth0")["address"], MARKER)
+    assert not gets(two, far, (hosts[0].address, VXLAN_PORT), packet)
+    (link_local,) = (
+        each["local"]
+        for listed in near.query("addr", "show", "dev", "uplink")
+        for each in listed["addr_info"]
+        if each["family"] == "inet6"
+    )
+    index = far.link("uplink")["ifindex"]
+    assert not gets(two, far, (link_local, VXLAN_PORT, 0, index), packet)
+    tunnelled = far.link("wg-cnm")["ifindex"]
+    assert gets(two, far, ("fe80::a63:1", VXLAN_PORT, 0, tunnelled), packet)
+
+
+def test_wrong_key(hosts: list[Host], netns: Sandboxes) -> None:
+    """Who has not the key that the others know is shut out, and so is who was fenced."""
+    (one, _), (_, address) = connected(hosts[:2], netns, **ENCRYPTED)
+    assert one.reaches(address, seconds=PATIENCE)
+    with hosts[1].netns.entered():
+        Wireguard().set_key("wg-cnm", bytes(range(32)), WIREGUARD_PORT)
+    assert not one.reaches(address, seconds=2)
+    catch_up(hosts[1], netns, **ENCRYPTED)
+    assert one.reaches(address, seconds=PATIENCE)
+
+    with hosts[0].netns.entered():
+        server = EtcdStore(Access((parse_url(hosts[0].etcd.url),)), "cnm/v1/default/")
+        Cluster(server, lambda error: None).fence(hosts[1].name)
+    catch_up(hosts[0], netns, **ENCRYPTED)
+    with hosts[0].netns.entered():
+        device = Wireguard().device_of("wg-cnm")
+    assert device is not None and device.peers == ()
+    packet = vxlan_packet(4097, "10.7.0.2", one.link("eth0")["address"], MARKER)
+    index = hosts[1].netns.link("wg-cnm")["ifindex"]
+    assert not gets(one, hosts[1].netns, ("fe80::a63:1", VXLAN_PORT, 0, index), packet)
+
+
+# --- rotation
+
+
+class Conversation(threading.Thread):
+    """A TCP connection between two containers that goes on until it is ended."""
+
+    def __init__(self, client: Netns, server: Netns, address: str) -> None:
+        super().__init__()
+        with server.entered():
+            listener = socket.create_server((address, 0))
+        with client.entered(), listener:
+            self._near = socket.create_connection(listener.getsockname(), timeout=60)
+            self._far, _ = listener.accept()
+        self._ending = threading.Event()
+        self.count, self.pause, self.error = 0, 0.0, ""
+
+    def run(self) -> None:
+        try:
+            with self._near, self._far:
+                while not self._ending.wait(0.02):
+                    self._exchange()
+        except OSError as error:
+            self.error = str(error)
+
+    def _exchange(self) -> None:
+        begin = time.monotonic()
+        piece = struct.pack("!Q", self.count)
+        for near, far in ((self._near, self._far), (self._far, self._near)):
+            near.sendall(piece)
+            if far.recv(len(piece), socket.MSG_WAITALL) != piece:
+                raise OSError("something else arrived")
+        self.pause = max(self.pause, time.monotonic() - begin)
+        self.count += 1
+
+    def longest_pause(self, step: Callable[[], None]) -> float:
+        """How long an exchange took at most, in seconds, while a step was taken and after it."""
+        time.sleep(1)
+        self.pause = 0.0
+        step()
+        time.sleep(2)
+        return self.pause
+
+    def end(self) -> None:
+        """Have it end."""
+        self._ending.set()
+        self.join()
+
+
+def test_rotation(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixture[str]) -> None:
+    """With another key on one host, traffic goes on, and the former key is worth nothing."""
+    (one, _), (two, address) = connected(hosts[:2], netns, **ENCRYPTED)
+    hosts[1].start_agent(seconds=10 * PATIENCE)
+    assert one.reaches(address, seconds=PATIENCE)
+    keys = [peer_key(hosts[1])]
+    conversation = Conversation(one, two, address)
+    conversation.start()
+    try:
+        for _ in range(3):
+            pause = conversation.longest_pause(lambda: rotate(hosts[0]))
+            keys.append(peer_key(hosts[1]))
+            with capsys.disabled():
+                print(f"\nrotation: traffic paused for {pause * 1000:.0f} ms")
+        command = [hosts[0].bin / "cnm", "node", "rotate-key", "--agent-config"]
+        key = hosts[0].netns.run([*map(str, command), str(hosts[0].write_config())]).strip()
+        count = conversation.count
+        time.sleep(2)
+    finally:
+        conversation.end()
+    assert not conversation.error
+    assert conversation.count > count
+    assert peer_key(hosts[1]) == key
+    assert len({*keys, key}) == 5
+
+
+def rotate(host: Host) -> None:
+    """Give a host another key."""
+    with host.netns.entered():
+        options = overlay_config(host.network(**ENCRYPTED))
+        Tunnel(Socket(), options, open_membership(options, lambda error: None)).rotate()
+
+
+def peer_key(host: Host) -> str:
+    """The public key of a host's only peer."""
+    with host.netns.entered():
+        device = Wireguard().device_of("wg-cnm")
+    assert device is not None
+    (peer,) = device.peers
+    return b64encode(peer.key).decode()
