@@ -410,6 +410,14 @@ def test_bad_config(hosts: list[Host], netns: Sandboxes, members: cni.Config, wo
     assert set(hosts[0].netns.links()) == {"lo", "uplink"}
 
 
+def test_password_in_url(hosts: list[Host], netns: Sandboxes) -> None:
+    """A file that all may read has no password in it, and the error does not tell it."""
+    store = {"endpoints": ["http://root:secret@10.99.0.254:2379"]}
+    error = hosts[0].call("ADD", hosts[0].network(store=store), netns()).error(cni.INVALID_CONFIG)
+    assert "store.endpoints[0]: must name no user" in error["msg"]
+    assert "secret" not in str(error)
+
+
 def test_ipam_is_refused(hosts: list[Host], netns: Sandboxes) -> None:
     """An overlay network gives its addresses itself."""
     config = hosts[0].network(ipam=cni.host_local("10.1.0.0/24"))
