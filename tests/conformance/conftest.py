@@ -111,11 +111,13 @@ def _since(item: pytest.Item, parameters: dict[str, Any]) -> int:
 def _expected(item: pytest.Item, plugin: str) -> Finding:
     """What is found where the test passes."""
     function = getattr(item, "function")  # noqa: B009, only functions have parameters
+    module = item.getparent(pytest.Module)
+    assert module is not None
     sentence = " ".join(function.__doc__.partition("\n\n")[0].split())
     prefix, colon, rest = sentence.partition(": ")
     known = colon and prefix in SOURCES
     return Finding(
-        section=item.module.__doc__.partition("\n")[0].partition(":")[0].rstrip("."),
+        section=str(module.obj.__doc__).partition("\n")[0].partition(":")[0].rstrip("."),
         source=SOURCES[prefix] if known else OURS,
         sentence=rest if known else sentence,
         test=f"{item.path.name}::{function.__name__}",

@@ -17,8 +17,8 @@ MakeEndpoint = Callable[[], Endpoint]
 
 pytestmark = pytest.mark.needs("delegates")
 
-ANSWER = {
-    "cniVersion": "1.1.0",
+ANSWER: Config = {
+    "cniVersion": cni.NEWEST,
     "ips": [{"address": "10.1.0.77/24", "gateway": "10.1.0.1"}],
     "routes": [{"dst": "10.8.0.0/16"}],
     "dns": {"nameservers": ["10.1.0.9"]},
@@ -54,14 +54,14 @@ class Recorded:
 class Foreign:
     """An IPAM plugin of somebody else, which answers as told and writes down its calls."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, version: str) -> None:
         self.directory = directory
         self.plugin = directory / "bin" / "foreign"
         self.plugin.parent.mkdir()
         self.plugin.write_text(SCRIPT.format(directory=directory))
         self.plugin.chmod(0o755)
         (directory / "order").touch()
-        self.answer("ADD", ANSWER)
+        self.answer("ADD", ANSWER | {"cniVersion": version})
 
     def answer(self, command: str, document: Config | str, status: int = 0) -> None:
         """What it prints at a command, and its exit status."""
@@ -95,9 +95,9 @@ class Foreign:
 
 
 @pytest.fixture
-def foreign(tmp_path: Path, node: None) -> Foreign:
-    """The foreign plugin."""
-    return Foreign(tmp_path)
+def foreign(tmp_path: Path, node: None, version: str) -> Foreign:
+    """The foreign plugin, whose answers are of the version that is tried."""
+    return Foreign(tmp_path, version)
 
 
 @pytest.fixture
@@ -113,12 +113,13 @@ def eth0(endpoint: MakeEndpoint, foreign: Foreign) -> Endpoint:
     return Endpoint(made.binary, str(foreign.plugin.parent), made.container_id, made.netns)
 
 
-@pytest.mark.parametrize("answer", [ANSWER, OLD_ANSWER], ids=["1.1.0", "0.2.0"])
+@pytest.mark.parametrize("answer", [None, OLD_ANSWER], ids=["of its version", "0.2.0"])
 def test_its_answer_becomes_ours(
-    eth0: Endpoint, foreign: Foreign, config: Config, answer: Config
+    eth0: Endpoint, foreign: Foreign, config: Config, answer: Config | None
 ) -> None:
     """spec: the delegate's result, of whatever version, is taken over into ours."""
-    foreign.answer("ADD", answer)
+    if answer is not None:
+        foreign.answer("ADD", answer)
     result = eth0.add(config)
     assert cni.addresses(result) == ["10.1.0.77"]
     assert result["ips"][0]["interface"] == len(result["interfaces"]) - 1
@@ -311,9 +312,12 @@ def test_a_large_configuration(eth0: Endpoint, foreign: Foreign, config: Config)
     assert got.stdin == cni.encoded(large)
 
 
-def test_a_delegate_that_does_not_read(eth0: Endpoint, foreign: Foreign, config: Config) -> None:
+def test_a_delegate_that_does_not_read(
+    eth0: Endpoint, foreign: Foreign, config: Config, version: str
+) -> None:
     """spec: a delegate may answer without a look at its input."""
-    foreign.plugin.write_text(f"#!/bin/sh\necho '{json.dumps(ANSWER)}'\n")
+    answer = json.dumps(ANSWER | {"cniVersion": version})
+    foreign.plugin.write_text(f"#!/bin/sh\necho '{answer}'\n")
     assert cni.addresses(eth0.add(config | {"vendor": "x" * (1 << 20)})) == ["10.1.0.77"]
 
 
