@@ -58,7 +58,7 @@ test-vm: venv build packages-vm  ## tests under Debian's own kernel, in QEMU (ro
 
 # A minute to build and one to run: not a part of `make test`, which has Debian's containerd.
 .PHONY: test-containerd
-test-containerd: venv tools build $(NEW_CONTAINERD)/.installed  ## the tests of containerd with a newer one (root)
+test-containerd: venv tools build $(NEW_CONTAINERD)/.installed .tools/critest-$(CRICTL)  ## the tests of containerd with a newer one, and critest (root)
 	$(VENV)/bin/python -m pytest --containerd $(NEW_CONTAINERD) tests/runtimes/test_containerd.py $(ARGS)
 
 .PHONY: lint
@@ -176,6 +176,16 @@ tools: .tools/cnitool-$(CNITOOL) .tools/crictl-$(CRICTL)  ## cnitool and crictl,
 	mkdir -p $(TOOLS)
 	GOBIN=$(CURDIR)/$(TOOLS) "$$go" install sigs.k8s.io/cri-tools/cmd/crictl@$(CRICTL)
 	touch $@
+
+# A test binary, which `go install` does not make.
+.tools/critest-$(CRICTL): | venv
+	@$(find_go)
+	mkdir -p $(TOOLS) .build/critest
+	cd .build/critest
+	[ -e go.mod ] || "$$go" mod init local/critest
+	"$$go" get -t sigs.k8s.io/cri-tools/cmd/critest@$(CRICTL)
+	"$$go" test -c -o $(CURDIR)/$(TOOLS)/critest sigs.k8s.io/cri-tools/cmd/critest
+	touch $(CURDIR)/$@
 
 # Its go.mod excludes modules, which `go install` refuses: it is built as somebody's dependency.
 $(NEW_CONTAINERD)/.installed: | venv

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,11 @@ from tests.iproute import run
 
 PATIENCE = 60  # seconds until something counts as hanging
 _ROOT = Path(__file__).parent.parent
+
+
+def tool(name: str) -> str | None:
+    """The path of a program of the repository's own tools, or of PATH."""
+    return shutil.which(name, path=f"{_ROOT / '.tools/bin'}:{os.environ['PATH']}")
 
 
 @dataclass(frozen=True)
@@ -67,11 +73,11 @@ class Containerd:
             assert self._process.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.1)
 
-    def load(self) -> None:
-        """Import the image, which is also the pods' own."""
-        archive = image.archive(self.directory / "image.tar")
-        run("ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images", "import",
-            str(archive))  # fmt: skip
+    def load(self, name: str = image.NAME, entrypoint: Sequence[str] = image.SLEEP) -> None:
+        """Import an image of busybox; the one that pods are made with unless told else."""
+        archive = image.archive(self.directory / "image.tar", name, entrypoint)
+        command = ("ctr", "--address", str(self.socket), "--namespace", "k8s.io", "images")
+        run(*command, "import", str(archive))
 
     def kill(self) -> None:
         """End it as a crash would; pods stay."""
@@ -113,8 +119,7 @@ class Containerd:
 
     def call(self, *words: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of crictl."""
-        path = f"{_ROOT / '.tools/bin'}:{os.environ['PATH']}"
-        binary = shutil.which("crictl", path=path)
+        binary = tool("crictl")
         assert binary is not None, "crictl is missing: run make tools"
         endpoints = [f"--{kind}-endpoint=unix://{self.socket}" for kind in ("runtime", "image")]
         return subprocess.run(

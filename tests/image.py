@@ -5,26 +5,30 @@ import hashlib
 import io
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 BUSYBOX = Path("/bin/busybox")
 NAME = "cnm.test/busybox:1"
+PROGRAMS = ("cat", "hostname", "httpd", "ls", "nc", "nslookup", "sh", "sleep", "top", "wget")
+SLEEP = ("/bin/busybox", "sleep", "100000")
 _TYPE = "application/vnd.oci.image."
 
 
-def archive(path: Path) -> Path:
-    """Write the image as an OCI archive; containers of it sleep until they are told else.
+def archive(path: Path, name: str = NAME, entrypoint: Sequence[str] = SLEEP) -> Path:
+    """Write an image as an OCI archive, with what its containers do unless told else.
 
     Source: OCI image specification 1.0, "Image Layout".
     """
-    layer = _tar({"bin/busybox": BUSYBOX.read_bytes()})
+    files = {"bin/busybox": BUSYBOX.read_bytes(), "www/index.html": b"hello\n"}
+    layer = _tar(files, {f"bin/{program}": "busybox" for program in PROGRAMS})
     packed = gzip.compress(layer, 1, mtime=0)
     config = _json(
         {
             "architecture": "amd64",
             "os": "linux",
-            "config": {"Entrypoint": ["/bin/busybox", "sleep", "100000"]},
+            "config": {"Entrypoint": entrypoint, "Env": ["PATH=/bin"]},
             "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
         }
     )
@@ -36,7 +40,7 @@ def archive(path: Path) -> Path:
             "layers": [_described("layer.v1.tar+gzip", packed)],
         }
     )
-    names = {"io.containerd.image.name": NAME, "org.opencontainers.image.ref.name": NAME}
+    names = {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name}
     index = {
         "schemaVersion": 2,
         "manifests": [_described("manifest.v1+json", manifest) | {"annotations": names}],
@@ -45,7 +49,7 @@ def archive(path: Path) -> Path:
         f"blobs/{_digest(each).replace(':', '/')}": each for each in (packed, config, manifest)
     }
     layout = _json({"imageLayoutVersion": "1.0.0"})
-    path.write_bytes(_tar({"oci-layout": layout, "index.json": _json(index), **blobs}))
+    path.write_bytes(_tar({"oci-layout": layout, "index.json": _json(index), **blobs}, {}))
     return path
 
 
@@ -61,11 +65,15 @@ def _json(document: dict[str, Any]) -> bytes:
     return json.dumps(document).encode()
 
 
-def _tar(files: dict[str, bytes]) -> bytes:
+def _tar(files: dict[str, bytes], links: dict[str, str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as made:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), 0o755
             made.addfile(entry, io.BytesIO(content))
+        for name, target in links.items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            made.addfile(entry)
     return buffer.getvalue()

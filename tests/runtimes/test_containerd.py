@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import cni, iproute
+from tests import cni, image, iproute
 from tests.cni import Config
-from tests.containerd import Containerd, Pod
+from tests.containerd import Containerd, Pod, tool
 from tests.etcd import Etcd
 from tests.iproute import HOST, Netns
 from tests.runtimes.spy import Spy
@@ -175,6 +176,30 @@ def test_removed_while_containerd_restarts(containerd: Containerd) -> None:
             containerd.start()
     for pod in pods:
         containerd.remove(pod)
+    assert left() == []
+
+
+def test_critest(containerd: Containerd, tmp_path: Path) -> None:
+    """Kubernetes' own tests of runtimes: what they ask of networks."""
+    critest = tool("critest")
+    if critest is None:
+        pytest.skip("make test-containerd builds critest")
+    web = "cnm.test/web:1"
+    containerd.load(web, ("/bin/httpd", "-f", "-p", "80", "-h", "/www"))
+    images = tmp_path / "images.yaml"
+    images.write_text(f"defaultTestContainerImage: {image.NAME}\nwebServerTestImage: {web}\n")
+    endpoints = [f"--{kind}-endpoint=unix://{containerd.socket}" for kind in ("runtime", "image")]
+    command = [critest, *endpoints, f"--test-images-file={images}", "--ginkgo.focus=Networking"]
+    done = subprocess.run(
+        [*command, "--ginkgo.no-color"],
+        env={"PATH": cni.SEARCH_PATH, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"SUCCESS! -- [1-9]\d* Passed \| 0 Failed", done.stdout), done.stdout
     assert left() == []
 
 
