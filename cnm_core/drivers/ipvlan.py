@@ -92,7 +92,7 @@ class Ipvlan:
             netns=None if options.link_in_container else netns.fd,
         )
         try:
-            socket.request(request)
+            upper.make(socket, request)
         except KernelRefused as error:
             raise parent.explained(error, "ipvlan", self._parent) from None
 

@@ -92,7 +92,7 @@ class Macvlan:
             netns=None if options.link_in_container else netns.fd,
         )
         try:
-            socket.request(request)
+            upper.make(socket, request)
         except KernelRefused as error:
             alone = _mode(options) == "passthru"
             raise parent.explained(error, "macvlan", self._parent, alone=alone) from None

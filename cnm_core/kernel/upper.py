@@ -1,6 +1,7 @@
 """Macvlan and ipvlan links, and links that lead nowhere (include/uapi/linux/if_link.h)."""
 
-from errno import EOPNOTSUPP
+from errno import EEXIST, EOPNOTSUPP
+from posix import urandom
 
 from cnm_core.errors import KernelRefused
 from cnm_core.kernel.link import (
@@ -32,6 +33,8 @@ from cnm_core.kernel.netlink import (
     u16,
     u32,
 )
+
+_FIRST_INDEX = 1 << 24  # of those that the kernel does not come to by itself
 
 IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN = 1, 7
 IFLA_IPVLAN_MODE, IFLA_IPVLAN_FLAGS = 1, 2
@@ -68,6 +71,22 @@ def create_ipvlan(
     """Make an ipvlan link, as `create_macvlan` does; mode and flag become those of all on it."""
     data = u16(IFLA_IPVLAN_MODE, IPVLAN_MODES[mode]) + u16(IFLA_IPVLAN_FLAGS, IPVLAN_FLAGS[flag])
     return _create("ipvlan", name, parent, data, mtu=mtu, netns=netns)
+
+
+def make(socket: Socket, request: Request) -> None:
+    """Make a link by a request of this module, in another namespace or here. KernelRefused.
+
+    Kernels before 6.15 look for its name among the links of whoever asks, too, where it may
+    be any link's (net/core/rtnetlink.c, __rtnl_newlink), unless the request has an index.
+    """
+    try:
+        socket.request(request)
+    except KernelRefused as error:
+        if error.errno != EEXIST:
+            raise
+        index = _FIRST_INDEX + int.from_bytes(urandom(3), "little")
+        start = header(index)
+        socket.request(request.replace(body=start + request.body[len(start) :]))
 
 
 def create_isolated(name: str, kind: str) -> Request:

@@ -131,7 +131,7 @@ def pytest(arguments: Sequence[str]) -> list[str]:
     variables = [f"{name}={value}" for name, value in environment.items()]
     color = f"--color={'yes' if sys.stdout.isatty() else 'no'}"
     command = [f"{ROOT}/.venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", color]
-    tests = () if any(word.startswith(TESTS) for word in arguments) else (TESTS,)
+    tests = () if any(word.startswith("tests/") for word in arguments) else (TESTS,)
     return ["env", "-i", "-C", str(ROOT), *variables, *command, *tests, *arguments]
 
 

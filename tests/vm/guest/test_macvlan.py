@@ -9,6 +9,8 @@ from tests import cni
 from tests.cni import NOT_AVAILABLE, Config, Endpoint
 from tests.iproute import HOST, Netns
 
+INTERFACE_EXISTS = 104
+
 MakeNetns = Callable[[], Netns]
 MakeEndpoint = Callable[[], Endpoint]
 
@@ -59,6 +61,21 @@ def test_made_and_removed(endpoint: MakeEndpoint, config: Config) -> None:
     assert "up0.10" not in HOST.links()
     one.add(config)
     assert one.netns.reaches("10.1.0.1", seconds=PATIENCE)
+
+
+def test_the_host_has_such_a_name(endpoint: MakeEndpoint, config: Config) -> None:
+    """The container's link may be called as one of the host's, which stays as it is."""
+    HOST.ip("link", "add", "eth0", "type", "bridge")
+    before = HOST.link("eth0")
+    one, other = endpoint(), endpoint()
+    for each in (one, other):
+        each.check(config, each.add(config)).silent()
+        assert each.netns.reaches("10.1.0.1", seconds=PATIENCE)
+    assert HOST.link("eth0") == before
+    one.netns.ip("link", "add", "net1", "type", "bridge")
+    one.other("net1").call("ADD", config).error(INTERFACE_EXISTS)
+    one.delete(config)
+    assert one.netns.links().keys() == {"lo", "net1"}
 
 
 def test_one_that_is_there_stays(endpoint: MakeEndpoint, config: Config) -> None:
