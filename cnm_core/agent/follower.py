@@ -80,8 +80,8 @@ class Follower:
         """Read all endpoints, and make the kernel's entries theirs; the revision."""
         self.membership.cluster.check_schema()
         revision = self._read_endpoints()
-        self.report.find_store(revision)
         self._compare()
+        self.report.find_store(revision)
         return revision
 
     def _read_endpoints(self) -> int:

@@ -104,6 +104,8 @@ class Removal:
         present = cluster.network(self.name)
         if present is not None and self.options.vni in (0, present.vni):
             cluster.delete_network(present)
+        if not self.options.store.endpoints:
+            cluster.leave(self.membership.node)  # files of this host alone: nobody else would
         self.membership.remove(self.name)
 
 

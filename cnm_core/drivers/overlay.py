@@ -103,10 +103,12 @@ class Overlay:
         self._guard(membership, view, followed=followed)
         made = ensure_device(self._host, view)
         if made or view.returned or not followed:
-            endpoints = membership.cluster.endpoints(network.name)
+            endpoints, revision = membership.cluster.endpoints_until(network.name)
             if view.returned:
                 self._return(membership, view, endpoints)
-            reconcile(self._host, view, endpoints)
+            missing, stale = reconcile(self._host, view, endpoints)
+            if missing or stale or not view.seen:
+                membership.see(network.name, revision)
         return first
 
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
@@ -155,11 +157,25 @@ class Overlay:
             found += self._tunnel(network).drift(view.member)
         found += self._device_drift(view)
         if not found:
-            cluster = self._member_of(network).cluster
-            found += Guard().drift(device_of(view), others(view, cluster.members()))
-            endpoints = cluster.endpoints(network.name)
-            missing, stale = difference(self._host, view, endpoints)
-            found += [Drift("entries of other hosts", str(row), "no such entry") for row in missing]
+            found += self._drift_of_others(self._member_of(network), view)
+        return found
+
+    def _drift_of_others(self, membership: Membership, view: View) -> list[Drift]:
+        """What is wrong with guard and entries.
+
+        Without an agent nobody has told this host of what came and went since it last looked:
+        only what it has been given, and has lost, is wrong then. Who is no member any more may
+        not send, whether this host was told or not.
+        """
+        followed, cluster = membership.is_followed(), membership.cluster
+        until = None if followed else view.seen
+        members = cluster.members()
+        new = [each for each in members if not followed and each.revision > view.seen]
+        found = Guard().drift(device_of(view), others(view, members), others(view, new))
+        known, _ = cluster.endpoints_until(view.network.name, until)
+        missing, stale = difference(self._host, view, known)
+        found += [Drift("entries of other hosts", str(row), "no such entry") for row in missing]
+        if followed:
             found += [Drift("entries of other hosts", "none", str(row)) for row in stale]
         return found
 

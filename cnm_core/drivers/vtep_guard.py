@@ -98,8 +98,13 @@ class Guard:
             if nft.table_exists(self._socket, family, TABLE):
                 self._change(family, wanted, "")
 
-    def drift(self, device: "Vxlan", vteps: "Collection[bytes]") -> list[Drift]:
-        """Rules and elements that are missing, and members that are none any more."""
+    def drift(
+        self, device: "Vxlan", vteps: "Collection[bytes]", new: "Collection[bytes]" = ()
+    ) -> list[Drift]:
+        """Rules and elements that are missing, and members that are none any more.
+
+        Those of `new` may be missing.
+        """
         family, own = _family(device), _network(device)
         what = f"nftables table {family} {TABLE}"
         found = []
@@ -113,7 +118,7 @@ class Guard:
             found.append(Drift(f"set networks of {what}", f"VNI {device.vni}", "no such element"))
         members = {key for key in present["members"] if key.startswith(own)}
         wanted = _members(device, vteps)
-        for key in sorted(wanted):
+        for key in sorted(wanted - _members(device, new)):
             vtep = format_ip(_vtep_in(key))
             if key not in members:
                 found.append(Drift(f"set members of {what}", vtep, "no such element"))

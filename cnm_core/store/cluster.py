@@ -389,6 +389,15 @@ class Cluster:
         found = self.read_all(prefix, _published_of)
         return [each for each in found if node in ("", each.node)]
 
+    def endpoints_until(
+        self, network: str, until: int | None = None
+    ) -> tuple[list[Published], int]:
+        """The endpoints of a network, or those known at a revision, and the newest revision."""
+        found = self.store.range(f"endpoints/{network}/")
+        entries = [each for each in found.entries if until is None or each.revision <= until]
+        known = [self._sense(each, _published_of) for each in entries]
+        return [each for each in known if each is not None], found.revision
+
     def withdraw(
         self,
         network: str,
@@ -422,13 +431,20 @@ class Cluster:
                 return
         raise TryAgainLater(f"{node}/{key} is being withdrawn by too many at once")
 
+    def leave(self, node: str) -> None:
+        """Be no member any more, of a cluster that has no network; of another nothing happens."""
+        last = self.store.get(_LAST_MADE)
+        if not self.store.range("networks/").entries:
+            own = (*_of_host(node), _LAST_MADE)
+            since = last.revision if last else 0
+            self._commit((Unchanged(_LAST_MADE, since),), tuple(map(Delete, own)))
+
     def fence(self, node: str) -> None:
         """Let a host go for good: it is no member, and others may have what it had.
 
         The membership goes first, so that the host can claim nothing any more.
         """
-        own = (f"members/{node}", f"alive/{node}", f"tunnels/{node}")
-        self._commit((), tuple(map(Delete, own)))
+        self._commit((), tuple(map(Delete, _of_host(node))))
         for each in self.store.range("endpoints/").entries:
             place = endpoint_place(each.key)
             if place is not None and place[1] == node:
@@ -496,6 +512,11 @@ class Cluster:
     def _delete_all(self, keys: list[str]) -> None:
         for at in range(0, len(keys), _TXN_OPS):
             self._commit((), tuple(map(Delete, keys[at : at + _TXN_OPS])))
+
+
+def _of_host(node: str) -> tuple[str, ...]:
+    """The keys that say that a host is there."""
+    return f"members/{node}", f"alive/{node}", f"tunnels/{node}"
 
 
 def mac_of(ips: tuple[bytes, ...]) -> bytes:

@@ -40,13 +40,15 @@ _opened: "dict[tuple[StoreConfig, str, str | None], Membership]" = {}
 class View(Record):
     """What a host knows of itself and a network.
 
-    `returned` is one that was fenced since, and may have endpoints that nobody knows.
+    `returned` is one that was fenced since, and may have endpoints that nobody knows. `seen`
+    is the revision up to which its kernel has been given others' endpoints without an agent.
     """
 
     member: Member
     network: SharedNetwork
     blocks: tuple[Block, ...] = ()
     returned: bool = False
+    seen: int = 0
 
     @property
     def vtep(self) -> bytes:
@@ -101,7 +103,8 @@ class Membership:
                 known.returned or known.member.revision != present.revision
             )
             blocks = self.cluster.blocks(network.name, self.node)
-            return self._keep(View(present, made, blocks, returned))
+            seen = known.seen if known else 0
+            return self._keep(View(present, made, blocks, returned, seen))
 
     def rejoin(self, view: View, member: Member) -> View | None:
         """The view of a host that has joined anew; None where the network is there no more."""
@@ -110,7 +113,7 @@ class Membership:
             if present is None or present.replace(revision=0) != view.network.replace(revision=0):
                 return None
             blocks = self.cluster.blocks(present.name, self.node)
-            return self._keep(View(member, present, blocks, returned=True))
+            return self._keep(View(member, present, blocks, returned=True, seen=view.seen))
 
     def settle(self, view: View) -> None:
         """Note that all endpoints of a host that has returned are known again."""
@@ -118,6 +121,13 @@ class Membership:
             known = self.known(view.network.name)
             if known is not None and known.member == view.member:
                 self._keep(known.replace(returned=False))
+
+    def see(self, network: str, revision: int) -> None:
+        """Note up to where the kernel has been given the endpoints of other hosts."""
+        with self._lock(network):
+            known = self.known(network)
+            if known is not None and known.seen < revision:
+                self._keep(known.replace(seen=revision))
 
     def claim_block(self, view: View, subnet: Address) -> View:
         """The view with another block of a subnet; of many who need one at once one claims it."""
@@ -321,6 +331,7 @@ def _encode(view: View) -> str:
             "made": view.network.revision,
             "blocks": [[str(each.address), each.revision] for each in view.blocks],
             "returned": view.returned,
+            "seen": view.seen,
         }
     )
 
@@ -336,4 +347,5 @@ def _decode(network: str, node: str, content: str) -> View:
         network=decode_network(network, fields["network"], int(fields["made"])),
         blocks=tuple(Block(parse_address(text), int(since)) for text, since in fields["blocks"]),
         returned=fields.get("returned") is True,
+        seen=int(fields.get("seen", 0)),
     )

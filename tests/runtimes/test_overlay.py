@@ -1,6 +1,7 @@
 """Overlay networks over namespaces as hosts, on a real etcd."""
 
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -363,7 +364,10 @@ def test_gc(hosts: list[Host], netns: Sandboxes) -> None:
 
 
 def test_check(hosts: list[Host], netns: Sandboxes) -> None:
-    """CHECK finds entries of other hosts that are missing, and those that nobody has."""
+    """CHECK finds entries of other hosts that are missing, and those that nobody has.
+
+    Without an agent not those of what came and went since this host last looked.
+    """
     one, two = netns(), netns()
     result = hosts[0].add(one)
     address = ip_of(hosts[1].add(two))
@@ -373,6 +377,15 @@ def test_check(hosts: list[Host], netns: Sandboxes) -> None:
     assert address in hosts[0].check(one, result).error(105)["msg"]
     catch_up(hosts[0], netns)
     hosts[0].check(one, result).silent()
+    three = netns()
+    hosts[2].add(three)  # a host, too, that the first one has not heard of
+    hosts[1].delete(two)
+    hosts[0].check(one, result).silent()
+    hosts[0].start_agent()
+    deadline = time.monotonic() + 20
+    while hosts[0].check(one, result).code:  # guard and entries are other threads' of the agent
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     fdb = "bridge fdb add 02:42:0a:07:00:99 dev vx-001001 dst 10.99.0.3 self permanent"
     hosts[0].netns.run(fdb.split())
     assert "02:42:0a:07:00:99" in hosts[0].check(one, result).error(105)["msg"]
