@@ -148,7 +148,8 @@ pytest tests/conformance --cni-bin DIR --plugin bridge,loopback --report found
 ```
 
 writes `found.md` and `found.json`; `--cni-version 1.0.0` leaves out what is newer. Plugins
-are run as a runtime runs them, by environment and stdin, in namespaces of their own.
+are run as a runtime runs them, by environment and stdin, in namespaces of their own. ipvlan is
+tried where the kernel has it: `make test-vm ARGS="tests/conformance --plugin ipvlan"`.
 
 A cell has ✓ where all is as the sentence says, or else the plugins that fail; `bridge 2/9`
 where they fail with two of nine inputs; – where the test does not apply. A sentence is one of
