@@ -146,7 +146,8 @@ class Policy(Record):
     `bridge` is the link by which the network is routed. Where that is a VLAN's, on top of the
     bridge `below`, br_netfilter names the latter for what stays on it. `sources` are the
     addresses, one of a version at most, that masqueraded traffic gets; of the other version it
-    gets that of the link it leaves by.
+    gets that of the link it leaves by. `inner` is another link of the network, by which it is
+    routed on to other hosts.
     """
 
     network: str
@@ -156,6 +157,7 @@ class Policy(Record):
     isolated: bool = False
     internal: bool = False
     below: str = ""
+    inner: str = ""
 
 
 class Endpoint(Record):

@@ -145,6 +145,9 @@ class Follower:
         bridge, device = (link.find(self._host, name) for name in names)
         if bridge is None or device is None:
             return  # it comes with the next endpoint, or by the next comparison
+        if view.network.routed:
+            self._mend(view, self._networks.get(view.network.name, {}).values())
+            return
         wanted = overlay.rows(view, bridge, device, fresh)
         unwanted = overlay.rows(view, bridge, device, stale)
         if view.network.floods and unwanted:

@@ -26,6 +26,8 @@ def taken_over(network: SharedNetwork) -> dict[str, Any]:
         keys["internal"] = True
     if network.encrypted:
         keys["encrypted"] = True
+    if network.routed:
+        keys["mode"] = network.mode
     if network.floods:
         keys["bum"] = network.bum
     if not network.tx_checksum:

@@ -93,6 +93,11 @@ def ipvlan_mode(text: str) -> str:
     return _one_of(text, "l2", "l3", "l3s")
 
 
+def overlay_mode(text: str) -> str:
+    """What an overlay stretches over hosts: one link layer, or routes."""
+    return _one_of(text, "l2", "l3")
+
+
 def bum(text: str) -> str:
     """What an overlay does with frames to everybody, and to those it does not know."""
     return _one_of(text, "none", "ingress-replication")

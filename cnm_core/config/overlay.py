@@ -66,6 +66,7 @@ class OverlayConfig(Record):
     port: int = 4789
     mtu: int = 0
     internal: bool = False
+    mode: str = "l2"
     bum: str = "none"
     tx_checksum: bool = True
     encrypted: bool = False
@@ -86,6 +87,7 @@ def overlay_config(document: object, place: str = "") -> OverlayConfig:
         port=values.optional(fields, "port", place, values.integer(1, 65535), 4789),
         mtu=values.optional(fields, "mtu", place, values.integer(0, 65535), 0),
         internal=values.optional(fields, "internal", place, values.boolean, False),
+        mode=values.optional(fields, "mode", place, values.checked(formats.overlay_mode), "l2"),
         bum=values.optional(fields, "bum", place, values.checked(formats.bum), "none"),
         tx_checksum=values.optional(fields, "txChecksum", place, values.boolean, True),
         encrypted=values.optional(fields, "encrypted", place, values.boolean, False),

@@ -57,9 +57,13 @@ _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
 
 
 class Bridge:
-    """The driver for one call: it keeps a socket, and the links once they have been seen."""
+    """The driver for one call: it keeps a socket, and the links once they have been seen.
+
+    `inner` is a link by which the network is routed on: its bridge then has several gateways.
+    """
 
     def __init__(self) -> None:
+        self.inner = ""
         self._host = Socket()
         self._bridge: Link | None = None
         self._host_end: Link | None = None
@@ -120,7 +124,13 @@ class Bridge:
             self._host.request(link.set_promiscuous(bridge.index, bridge.name))
         if _is_gateway(options):
             carrier = self._carrier(network, bridge)
-            gateway.ensure(self._host, carrier, leases, force=options.force_address)
+            gateway.ensure(
+                self._host,
+                carrier,
+                leases,
+                force=options.force_address,
+                several=bool(self.inner),
+            )
         if _needs_policy(options):
             self._apply_policy(network, leases)
         self._bridge = bridge
@@ -137,7 +147,9 @@ class Bridge:
                 port.replace(host_ip=host_ip) if port.host_ip is None else port
                 for port in endpoint.ports
             ),
-            policy=_policy(network) if _needs_policy(_options(network), endpoint) else None,
+            policy=_policy(network, self.inner)
+            if _needs_policy(_options(network), endpoint)
+            else None,
         )
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
@@ -267,7 +279,7 @@ class Bridge:
         """Delete the bridge if this network made it."""
         options = _options(network)
         if _needs_policy(options):
-            self._firewall().withdraw(_policy(network))
+            self._firewall().withdraw(_policy(network, self.inner))
         bridge = link.find(self._host, options.bridge)
         if bridge is not None and bridge.alias == _alias(network.name):
             link.delete_if_present(self._host, bridge.name)  # and what is on top of it
@@ -302,7 +314,7 @@ class Bridge:
         if self._firewall().prepare({lease.address.version for lease in leases}):
             self._restore(network)
         for lease in leases:
-            self._firewall().apply(_policy(network), lease.address.network)
+            self._firewall().apply(_policy(network, self.inner), lease.address.network)
 
     def _restore(self, network: Network) -> None:
         from cnm_core.drivers.restore import restore
@@ -344,7 +356,7 @@ class Bridge:
         from cnm_core.drivers.firewall import Target
 
         subnets = [lease.address.network for lease in leases]
-        found = self._firewall().drift(_policy(network), subnets)
+        found = self._firewall().drift(_policy(network, self.inner), subnets)
         if endpoint is not None:
             found += self._firewall().port_drift(endpoint.ports, Target.of(endpoint))
             if _publishes_ipv4(endpoint) and not _loopback_leaves(_carrier_name(_options(network))):
@@ -429,7 +441,7 @@ class Bridge:
         carrier = self._bridge if name == options.bridge else link.find(self._host, name)
         if carrier is None:
             return [Drift(f"gateway link {name}", "a VLAN link", "no such link")]
-        found = gateway.drift(self._host, carrier, leases)
+        found = gateway.drift(self._host, carrier, leases, several=bool(self.inner))
         if carrier is not self._bridge and not carrier.up:
             found.append(Drift(f"gateway link {name}", "up", "down"))
         return found
@@ -517,7 +529,7 @@ def _needs_policy(options: BridgeConfig, endpoint: Endpoint | None = None) -> bo
     return bool(options.ip_masq or options.isolation or options.internal or ports)
 
 
-def _policy(network: Network) -> Policy:
+def _policy(network: Network, inner: str) -> Policy:
     options = _options(network)
     return Policy(
         network=network.name,
@@ -527,6 +539,7 @@ def _policy(network: Network) -> Policy:
         sources=tuple(each for each in (options.host_ipv4, options.host_ipv6) if each),
         isolated=options.ip_masq if options.isolation is None else options.isolation,
         internal=options.internal,
+        inner=inner,
     )
 
 

@@ -189,11 +189,11 @@ def network_rules(family: str, policy: Policy) -> "dict[str, Rules]":
 
 def network_uses(policy: Policy) -> dict[str, int]:
     """At least how many rules, and jumps to it, each chain of a network has, added up."""
-    below = bool(policy.below)
+    more = bool(policy.below) + bool(policy.inner)
     return {
-        nat_chain(policy): (5 if policy.masquerade else 3) + below,
-        _to_chain(policy): 3 + below if policy.isolated or policy.internal else 1,
-        _from_chain(policy): 3 + below if policy.internal else 1,
+        nat_chain(policy): (5 if policy.masquerade else 3) + more,
+        _to_chain(policy): 3 + more if policy.isolated or policy.internal else 1,
+        _from_chain(policy): 3 + more if policy.internal else 1,
     }
 
 
@@ -225,7 +225,7 @@ def turning_back(family: str, network: str, subnet: Address) -> list[Request]:
 
 
 def _forward(policy: Policy, other_side: str, *, closed: bool) -> "Rules":
-    """Nothing but what stays on the bridge, where that direction is closed."""
+    """Nothing but what stays in the network, where that direction is closed."""
     if not closed:
         return []
     inside = [[ex.meta(other_side), ex.cmp(ex.ifname(policy.bridge)), ex.verdict("return")]]
@@ -233,6 +233,8 @@ def _forward(policy: Policy, other_side: str, *, closed: bool) -> "Rules":
         below = ex.cmp(ex.ifname(policy.below))
         both = [ex.meta("iifname"), below, ex.meta("oifname"), below, ex.verdict("return")]
         inside.append(both)
+    if policy.inner:
+        inside.append([ex.meta(other_side), ex.cmp(ex.ifname(policy.inner)), ex.verdict("return")])
     return [*inside, [ex.verdict("drop")]]
 
 
@@ -247,6 +249,8 @@ def _nat(family: str, policy: Policy) -> "Rules":
     if policy.below:
         below = ex.cmp(ex.ifname(policy.below))
         rules.append([ex.meta("oifname"), below, ex.verdict("return")])
+    if policy.inner:
+        rules.append([ex.meta("oifname"), ex.cmp(ex.ifname(policy.inner)), ex.verdict("return")])
     if policy.masquerade:
         rules.append([*_in_subnet(f"{family} daddr", _MULTICAST[family]), ex.verdict("return")])
         sources = [each for each in policy.sources if family_of(each) == family]

@@ -16,10 +16,13 @@ _FORWARDING = {
 }
 
 
-def ensure(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, force: bool) -> None:
+def ensure(
+    host: Socket, carrier: Link, leases: tuple[Lease, ...], *, force: bool, several: bool
+) -> None:
     """Give the gateways of the leases to a link, and have their IP versions forwarded.
 
-    Raises InvalidNetworkConfig for other addresses in their way; with `force` those go.
+    Raises InvalidNetworkConfig for other addresses in their way, which those of other subnets
+    are not with `several`; with `force` they go.
     """
     present = address.list_of(host, carrier.index)
     others = _others(present, leases)
@@ -28,13 +31,13 @@ def ensure(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, force: boo
         if wanted is None:
             continue
         if all(each.address != wanted for each in present):
-            conflicting = [each for each in others if _conflicts(each, wanted)]
+            conflicting = [each for each in others if _conflicts(each, wanted, several)]
             _add(host, carrier, wanted, conflicting, force=force)
         if not _forwards(wanted.version):
             sysctl.set_to("1", *_FORWARDING[wanted.version])
 
 
-def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...]) -> list[Drift]:
+def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, several: bool) -> list[Drift]:
     """Gateways of the leases that are missing, what is in their way, and forwarding."""
     what = f"bridge {carrier.name}"
     found = []
@@ -50,7 +53,7 @@ def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...]) -> list[Drift]
         found += [
             Drift(f"addresses of {what}", f"{wanted} only", str(each.address))
             for each in _others(have, leases)
-            if _conflicts(each, wanted)
+            if _conflicts(each, wanted, several)
         ]
         if not _forwards(wanted.version):
             found.append(Drift(f"forwarding of IPv{wanted.version}", "on", "off"))
@@ -85,14 +88,14 @@ def _add(
             raise
 
 
-def _conflicts(present: LinkAddress, wanted: Address) -> bool:
+def _conflicts(present: LinkAddress, wanted: Address, several: bool) -> bool:
     """Whether an address stands in the way, by the Go plugin's rule.
 
     That is any other IPv4 address, and an IPv6 address of an overlapping subnet.
     """
     if present.address.version != wanted.version or present.scope == address.RT_SCOPE_LINK:
         return False
-    if wanted.version == 4:
+    if wanted.version == 4 and not several:
         return True
     return present.address.ip in wanted or wanted.ip in present.address
 

@@ -6,7 +6,8 @@ static entries for each endpoint of another host: its neighbour entry on the bri
 answers ARP (br_do_proxy_suppress_arp, net/bridge/br_arp_nd_proxy.c), its forwarding entry
 of the bridge, and that of the VXLAN device, which names the host. Nothing is learned, and
 nothing is flooded unless the network has `bum`: then each host of an endpoint gets a copy of
-what goes to everybody. So what stands there is exactly what the store says. Who may send to
+what goes to everybody. So what stands there is exactly what the store says. In mode l3 the
+VXLAN device is no port: see cnm_core/drivers/overlay_routes.py. Who may send to
 the device is in nftables (cnm_core/drivers/vtep_guard.py).
 
 The VXLAN device of an encrypted network sends into the tunnel of tunnel.py, and nowhere else.
@@ -16,7 +17,9 @@ from errno import EEXIST
 
 from cnm_core.config.bridge import BridgeConfig
 from cnm_core.config.overlay import OverlayConfig, overlay_config
+from cnm_core.drivers import overlay_routes
 from cnm_core.drivers.bridge import Bridge
+from cnm_core.drivers.overlay_routes import device_mac
 from cnm_core.drivers.vtep_guard import Guard
 from cnm_core.errors import ClaimConflict, InvalidNetworkConfig, KernelRefused, NotAvailable
 from cnm_core.kernel import link, neighbour, underlay, vxlan
@@ -34,6 +37,8 @@ from cnm_core.model import (
     EndpointOptions,
     Lease,
     Network,
+    Route,
+    gateways,
 )
 from cnm_core.store.cluster import mac_of
 from cnm_core.store.membership import Membership, View, membership_of
@@ -42,6 +47,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from cnm_core.drivers.overlay_routes import Entries
     from cnm_core.drivers.tunnel import Tunnel
     from cnm_core.store.cluster import Member, Published, SharedNetwork
 
@@ -85,8 +91,14 @@ class Overlay:
             self._tunnel(network).require()
 
     def complete(self, network: Network, addressing: Addressing) -> Addressing:
-        """The default route through this host, unless the network is internal."""
-        return self._bridge.complete(self._on_bridge(network), addressing)
+        """The default route through this host, or of an internal network the way to the others."""
+        addressing = self._bridge.complete(self._on_bridge(network), addressing)
+        known = self._view(network).network
+        if not (known.routed and known.internal):
+            return addressing
+        first = gateways(addressing.leases)
+        routes = (Route(each.address, first[each.address.version]) for each in known.subnets)
+        return addressing.replace(routes=(*addressing.routes, *routes))
 
     def create_network(self, network: Network, leases: tuple[Lease, ...]) -> bool:
         """The bridge with its gateway addresses, the VXLAN device, and the peers' entries.
@@ -242,9 +254,10 @@ class Overlay:
         """The network as the bridge driver has it on this host."""
         known = self._view(network).network
         outside = not known.internal
+        self._bridge.inner = device_name(known) if known.routed else ""
         options = BridgeConfig(
             bridge=bridge_name(known),
-            is_gateway=outside,
+            is_gateway=outside or known.routed,
             is_default_gateway=outside,
             ip_masq=outside,
             internal=known.internal,
@@ -282,7 +295,10 @@ class Overlay:
         if not found.up:
             drift.append(Drift(what, "up", "down"))
         bridge = link.find(self._host, bridge_name(view.network))
-        if bridge is not None and found.master != bridge.index:
+        if view.network.routed:
+            if found.master:
+                drift.append(Drift(what, "a link of its own", "a port"))
+        elif bridge is not None and found.master != bridge.index:
             drift.append(Drift(what, f"a port of {bridge.name}", "not a port of it"))
         elif not vxlan.is_set(found, flooded=view.network.floods):
             drift.append(Drift(what, "the flags of its port", "other ones"))
@@ -305,16 +321,17 @@ def device_name(network: "SharedNetwork") -> str:
 
 
 def ensure_device(socket: Socket, view: View) -> bool:
-    """Have the VXLAN device as a port of the bridge; whether it had to be made.
+    """Have the VXLAN device, in mode l2 as a port of the bridge; whether it had to be made.
 
     One of other attributes, which an earlier network of this VNI left, is made anew.
     """
     name = device_name(view.network)
     bridge = link.parse(socket.request(link.get(bridge_name(view.network)))[0])
+    master = 0 if view.network.routed else bridge.index
     device = _bound(socket, view)
     found = link.find(socket, name)
     if found is not None:
-        same = vxlan.parse(found) == device and found.master == bridge.index
+        same = vxlan.parse(found) == device and found.master == master
         if same and found.up and found.mtu == view.network.mtu:
             _set_up(socket, view, found)
             return False
@@ -323,9 +340,9 @@ def ensure_device(socket: Socket, view: View) -> bool:
         socket.request(
             vxlan.create(
                 name,
-                _device_mac(view),
+                device_mac(view.vtep),
                 view.network.mtu,
-                bridge.index,
+                master,
                 device,
             )
         )
@@ -341,7 +358,7 @@ def ensure_device(socket: Socket, view: View) -> bool:
 
 def _set_up(socket: Socket, view: View, device: link.Link) -> None:
     """What a device gets when it is there, and a call that was killed may not have come to."""
-    if not vxlan.is_set(device, flooded=view.network.floods):
+    if not view.network.routed and not vxlan.is_set(device, flooded=view.network.floods):
         socket.request(vxlan.set_port(device, flooded=view.network.floods))
     if not view.network.tx_checksum:
         from cnm_core.kernel import ethtool
@@ -393,20 +410,25 @@ def _is_possible(view: View, endpoint: "Published") -> bool:
 
 def difference(
     socket: Socket, view: View, endpoints: "Iterable[Published]"
-) -> tuple[set[Row], set[Row]]:
+) -> "tuple[Entries, Entries]":
     """The entries that are missing, and those that should not be there."""
     bridge, device = _links(socket, view)
-    wanted = rows(view, bridge, device, endpoints)
-    present = neighbour.list_of(socket, bridge.index, device.index)
+    if view.network.routed:
+        node = view.member.node
+        theirs = [each for each in endpoints if each.node != node and _is_possible(view, each)]
+        return overlay_routes.difference(socket, view, device, theirs)
+    wanted: Entries = set(rows(view, bridge, device, endpoints))
+    present: Entries = set(neighbour.list_of(socket, bridge.index, device.index))
     return wanted - present, present - wanted
 
 
 def reconcile(
     socket: Socket, view: View, endpoints: "Iterable[Published]"
-) -> tuple[set[Row], set[Row]]:
+) -> "tuple[Entries, Entries]":
     """Make the kernel's entries those of the endpoints; what was missing, and what was stale."""
     missing, stale = difference(socket, view, endpoints)
-    neighbour.apply(socket, missing, stale)
+    _, device = _links(socket, view)
+    overlay_routes.apply(socket, view, device, missing, stale)
     return missing, stale
 
 
@@ -428,11 +450,6 @@ def _bound(socket: Socket, view: View) -> Vxlan:
     """
     found = link.find(socket, TUNNEL) if view.network.encrypted else None
     return device_of(view).replace(link=found.index if found else 0)
-
-
-def _device_mac(view: View) -> bytes:
-    """A MAC address that follows from the host's, so that it is the same after a reboot."""
-    return b"\x0a\x42" + view.member.vtep[-4:]
 
 
 def _vni_in_use(view: View, error: KernelRefused) -> InvalidNetworkConfig:

@@ -23,7 +23,15 @@ from cnm_core.kernel import underlay
 from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.vxlan import OVERHEAD
 from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool
-from cnm_core.store.cluster import Member, Outdated, Published, SharedNetwork, Subnet, mac_of
+from cnm_core.store.cluster import (
+    Member,
+    Outdated,
+    Published,
+    SharedNetwork,
+    Subnet,
+    first_of,
+    mac_of,
+)
 from cnm_core.store.membership import Membership, View
 from cnm_core.store.shared import Unreachable
 
@@ -169,7 +177,8 @@ class ClusterIpam:
         return grown
 
     def _is_full(self, view: View, subnet: Address) -> bool:
-        if self._asks_for_one_of(subnet):
+        needs_block = view.network.routed and not view.blocks_of(subnet)
+        if self._asks_for_one_of(subnet) and not needs_block:
             return False
         options = HostLocalConfig(ranges=_ranges(view, subnet), data_dir=self._options.data_dir)
         try:
@@ -188,7 +197,7 @@ class ClusterIpam:
             return HostLocal(self._network, options)
         ranges: tuple[tuple[RangeConfig, ...], ...] = ()
         for subnet in view.network.subnets:
-            if self._asks_for_one_of(subnet.address):
+            if self._asks_for_one_of(subnet.address) and not view.network.routed:
                 ranges += ((RangeConfig(subnet.address, gateway=subnet.gateway),),)
                 continue
             blocks = _ranges(view, subnet.address)
@@ -208,6 +217,11 @@ def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, Shared
         raise InvalidNetworkConfig("subnets: must have at least one subnet")
     subnets = tuple(map(_subnet, options.subnets))
     _refuse_overlap(subnets)
+    if options.mode == "l3" and options.bum != "none":
+        raise InvalidNetworkConfig(
+            f'bum: cannot be "{options.bum}" with mode "l3"',
+            details="what goes to everybody is not routed; leave out one of the two",
+        )
     return (
         member_of(options, node),
         SharedNetwork(
@@ -216,6 +230,7 @@ def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, Shared
             port=options.port,
             mtu=options.mtu,
             internal=options.internal,
+            mode=options.mode,
             bum=options.bum,
             tx_checksum=options.tx_checksum,
             encrypted=options.encrypted,
@@ -255,5 +270,8 @@ def _ranges(view: View, subnet: Address) -> tuple[tuple[RangeConfig, ...], ...]:
     """One range set of this host's blocks in a subnet; none where it has no block."""
     gateway = next(each.gateway for each in view.network.subnets if each.address == subnet)
     blocks = view.blocks_of(subnet)
-    ranges = tuple(RangeConfig(subnet, ip_range=block, gateway=gateway) for block in blocks)
+    if view.network.routed:
+        ranges = tuple(RangeConfig(block, gateway=first_of(block)) for block in blocks)
+    else:
+        ranges = tuple(RangeConfig(subnet, ip_range=block, gateway=gateway) for block in blocks)
     return (ranges,) if ranges else ()

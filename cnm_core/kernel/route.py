@@ -9,6 +9,7 @@ from cnm_core.kernel.netlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
+    NLM_F_REPLACE,
     U32,
     Request,
     Socket,
@@ -19,8 +20,9 @@ from cnm_core.kernel.netlink import (
 )
 from cnm_core.model import Route
 
-RTM_NEWROUTE, RTM_GETROUTE = 24, 26
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS = 1, 4, 5, 6, 8
+RTA_PREFSRC, RTNH_F_ONLINK = 7, 0x4
 RTA_MULTIPATH, RTA_TABLE = 9, 15
 RTAX_MTU, RTAX_ADVMSS = 2, 8
 RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_KERNEL, RTN_UNICAST = 254, 3, 2, 1
@@ -62,6 +64,32 @@ def add(index: int, route: Route) -> Request:
     if metrics:
         body += nested(RTA_METRICS, metrics)
     return Request(RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE, body, f"add route {describe(route)}")
+
+
+def replace_through(index: int, route: Route, source: bytes) -> Request:
+    """Have a route whose gateway is on the link whatever other routes say; from `source`."""
+    flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE
+    return Request(RTM_NEWROUTE, flags, _through(index, route, source), f"set {describe(route)}")
+
+
+def delete_through(index: int, route: Route) -> Request:
+    """Delete such a route."""
+    what = f"remove route {describe(route)}"
+    return Request(RTM_DELROUTE, NLM_F_ACK, _through(index, route, b""), what)
+
+
+def _through(index: int, route: Route, source: bytes) -> bytes:
+    to = route.destination
+    family = AF_INET if to.version == 4 else AF_INET6
+    scope = RT_SCOPE_LINK if route.gateway is None and to.version == 4 else RT_SCOPE_UNIVERSE
+    flags = 0 if route.gateway is None else RTNH_F_ONLINK
+    body = _RTMSG.pack(
+        family, to.prefix, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, scope, RTN_UNICAST, flags
+    )
+    body += attribute(RTA_DST, to.ip) + u32(RTA_OIF, index)
+    if route.gateway is not None:
+        body += attribute(RTA_GATEWAY, route.gateway)
+    return body + (attribute(RTA_PREFSRC, source) if source else b"")
 
 
 def outgoing(socket: Socket, ip: bytes) -> int | None:

@@ -86,6 +86,7 @@ MacvlanMode = Annotated[
 IpvlanMode = Annotated[
     str, _meaning(formats.ipvlan_mode), _shown("l2, l3 or l3s", enum=["l2", "l3", "l3s"])
 ]
+OverlayMode = Annotated[str, _meaning(formats.overlay_mode), _shown("l2 or l3", enum=["l2", "l3"])]
 Bum = Annotated[
     str,
     _meaning(formats.bum),

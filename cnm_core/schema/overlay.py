@@ -10,6 +10,7 @@ from cnm_core.schema.base import (
     Ip,
     Mtu,
     Name,
+    OverlayMode,
     Port,
     Subnet,
     Vni,
@@ -51,6 +52,11 @@ class OverlayConfig(ConfigModel):
     port: Port = Field(4789, description="UDP port of VXLAN")
     mtu: Mtu = Field(0, description="MTU of bridge and veth; 0 for what the underlay leaves")
     internal: bool = Field(False, description="let nothing in or out")
+    mode: OverlayMode = Field(
+        "l2",
+        description="l2 has one link layer over all hosts; l3 gives each host subnets of its own, "
+        "which the others route there",
+    )
     bum: Bum = Field(
         "none",
         description="ingress-replication has broadcasts, multicasts and what goes to unknown MAC "

@@ -46,6 +46,8 @@ from cnm_core.inet import (
     parse_ip,
     parse_mac,
     parse_subnet,
+    to_int,
+    to_ip,
 )
 from cnm_core.model import EndpointKey
 from cnm_core.record import Record
@@ -63,7 +65,7 @@ if TYPE_CHECKING:
 # VNIs that are given out; below them those that other systems use by default.
 _FIRST_VNI, _LAST_VNI = 4097, (1 << 24) - 1
 _LAST_MADE = "subnets"
-NO_BUM = "none"
+NO_BUM, BRIDGED = "none", "l2"
 _SCHEMA = "schema"
 # A subnet is given out in blocks of these prefix lengths, for each host one and more as needed.
 _BLOCK_LENGTHS = {32: 27, 128: 120}
@@ -73,6 +75,7 @@ _SAME = {
     "port": "port",
     "mtu": "mtu",
     "internal": "internal",
+    "mode": "mode",
     "bum": "bum",
     "txChecksum": "tx_checksum",
     "encrypted": "encrypted",
@@ -108,9 +111,9 @@ class Subnet(Record):
 class SharedNetwork(Record):
     """A network as all hosts have it. `vni` 0 asks for one that is free.
 
-    `mtu` is that of bridges and containers; `revision` that of its making, 0 before. `bum` is
-    what becomes of frames to everybody or nobody known, "none" or "ingress-replication";
-    without `tx_checksum` VXLAN devices leave checksums to nobody else.
+    `mtu` is that of bridges and containers; `revision` that of its making, 0 before. `mode` is
+    "l2" or "l3". `bum` is what becomes of frames to everybody or nobody known, "none" or
+    "ingress-replication"; without `tx_checksum` VXLAN devices leave checksums to nobody else.
     """
 
     name: str
@@ -119,10 +122,16 @@ class SharedNetwork(Record):
     mtu: int
     internal: bool
     subnets: tuple[Subnet, ...]
+    mode: str = BRIDGED
     bum: str = NO_BUM
     tx_checksum: bool = True
     encrypted: bool = False
     revision: int = 0
+
+    @property
+    def routed(self) -> bool:
+        """Whether hosts route each other's blocks, in place of one bridge over all of them."""
+        return self.mode != BRIDGED
 
     @property
     def floods(self) -> bool:
@@ -622,6 +631,7 @@ def encode_network(network: SharedNetwork) -> str:
             "port": network.port,
             "mtu": network.mtu,
             "internal": network.internal,
+            "mode": network.mode,
             "bum": network.bum,
             "txChecksum": network.tx_checksum,
             "encrypted": network.encrypted,
@@ -647,6 +657,7 @@ def _network(key: str, fields: dict[str, object]) -> SharedNetwork:
         mtu=_number(fields, "mtu", 68, 65535),
         internal=fields["internal"] is True,
         subnets=subnets,
+        mode=formats.overlay_mode(str(fields.get("mode", BRIDGED))),
         bum=formats.bum(str(fields.get("bum", NO_BUM))),
         tx_checksum=fields.get("txChecksum") is not False,
         encrypted=fields.get("encrypted") is True,
@@ -763,6 +774,16 @@ def _conflict(network: str, claim: Claim, claims: list[Claim]) -> ClaimConflict 
 
 def _overlap(one: Address, other: Address) -> bool:
     return one.ip in other or other.ip in one
+
+
+def block_at(subnet: Address, ip: bytes) -> Address:
+    """The block of a subnet that an address is in."""
+    return Address(ip, _block_length(subnet)).network
+
+
+def first_of(block: Address) -> bytes:
+    """A block's first address, which is the gateway in a network that is routed."""
+    return to_ip(to_int(block.ip) + 1, len(block.ip))
 
 
 def _block_length(subnet: Address) -> int:

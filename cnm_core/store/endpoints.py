@@ -210,6 +210,7 @@ def _encode_policy(policy: Policy) -> dict[str, object]:
         "isolated": policy.isolated,
         "internal": policy.internal,
         "below": policy.below,
+        "inner": policy.inner,
     }
 
 
@@ -222,4 +223,5 @@ def _decode_policy(network: str, fields: "dict[str, Any]") -> Policy:
         isolated=fields["isolated"] is True,
         internal=fields["internal"] is True,
         below=str(fields["below"]),
+        inner=str(fields.get("inner", "")),
     )

@@ -220,3 +220,186 @@ def test_command_line(hosts: list[Host]) -> None:
     two.call(*create, "-o", "bum=ingress-replication", "red").fails(
         IN_THE_WAY, 'bum: is "ingress-replication" here'
     )
+
+
+@pytest.fixture
+def routed(hosts: list[Host]) -> list[Host]:
+    """The same hosts, with networks of mode l3."""
+    for host in hosts:
+        host.overrides["mode"] = "l3"
+    return hosts
+
+
+def device_routes(host: Host, family: int = 4) -> dict[str, str]:
+    """Where a host's VXLAN device leads: destination → gateway."""
+    found = host.netns.routes(family)
+    return {each["dst"]: each.get("gateway", "") for each in found if each["dev"] == "vx-001001"}
+
+
+def heard_from(server: Netns, client: Netns, address: str) -> str:
+    """The address that a client has to a server in another container."""
+    with server.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        udp.bind(("", _PORT))
+        udp.settimeout(_PATIENCE)
+        send(client, address, b"hello")
+        return str(udp.recvfrom(9)[1][0])
+
+
+def test_routed(routed: list[Host], netns: Sandboxes) -> None:
+    """Each host has a subnet of its own; containers of all reach each other as themselves."""
+    sandboxes = [netns() for _ in routed]
+    results = [host.add(sandbox) for host, sandbox in zip(routed, sandboxes, strict=True)]
+    assert [each["ips"][0]["address"] for each in results] == [
+        "10.7.0.2/27",
+        "10.7.0.34/27",
+        "10.7.0.66/27",
+    ]
+    assert results[1]["ips"][0]["gateway"] == "10.7.0.33"
+    for host in routed:
+        catch_up(host, netns)
+    addresses = [ip_of(result) for result in results]
+    assert all(sandbox.reaches(address) for sandbox in sandboxes for address in addresses)
+    assert heard_from(sandboxes[2], sandboxes[0], addresses[2]) == addresses[0]
+    assert routed[0].netns.reaches(addresses[1])
+    assert "master" not in routed[0].netns.link("vx-001001")
+    for host, sandbox, result in zip(routed, sandboxes, results, strict=True):
+        host.check(sandbox, result).silent()
+    for host, sandbox in zip(routed, sandboxes, strict=True):
+        host.delete(sandbox)
+    for host in routed:
+        assert set(host.netns.links()) == {"lo", "uplink"}
+
+
+def test_routes_grow_with_hosts(routed: list[Host], netns: Sandboxes) -> None:
+    """However many endpoints other hosts have, there is one route a block; CHECK misses it."""
+    sandbox = netns()
+    result = routed[0].add(sandbox)
+    for _ in range(3):
+        routed[1].add(netns())
+    catch_up(routed[0], netns)
+    routes = {"10.7.0.0/24": "", "10.7.0.32/27": "10.7.0.33"}
+    assert device_routes(routed[0]) == routes
+    (neighbour,) = routed[0].netns.query("neigh", "show", "dev", "vx-001001", "nud", "permanent")
+    assert neighbour["dst"] == "10.7.0.33"
+    assert neighbour["lladdr"] == routed[1].netns.link("vx-001001")["address"]
+    routed[0].netns.ip("route", "del", "10.7.0.32/27")
+    error = routed[0].check(sandbox, result).error(105)
+    assert "10.7.0.32/27 via 10.7.0.33" in error["msg"]
+    catch_up(routed[0], netns)
+    routed[0].netns.ip("route", "add", "10.7.0.96/27", "dev", "vx-001001")
+    assert "10.7.0.96/27" in routed[0].check(sandbox, result).error(105)["msg"]
+    catch_up(routed[0], netns)
+    assert device_routes(routed[0]) == routes
+
+
+def test_routed_ways_out(routed: list[Host], netns: Sandboxes) -> None:
+    """The outside is reached through the host, and nothing of the network gets there."""
+    sandbox = netns()
+    routed[0].add(sandbox)
+    assert sandbox.reaches(routed[1].address)
+    (found,) = routed[0].netns.query("route", "get", "10.7.0.200", "from", ip_of_netns(sandbox),
+                                     "iif", "ov-001001")  # fmt: skip
+    assert found["dev"] == "vx-001001"
+    internal = {"internal": True, "subnets": [{"subnet": "10.8.0.0/24"}]}
+    one, two = netns(), netns()
+    result = routed[0].add(one, routed[0].network("red", **internal))
+    address = ip_of(routed[1].add(two, routed[1].network("red", **internal)))
+    routed[0].add(netns(), routed[0].network("red", **internal))
+    assert one.reaches(address)
+    assert not one.reaches(routed[1].address)
+    assert not sandbox.reaches(ip_of(result))
+    config = routed[0].network("red", prevResult=result, **internal)
+    routed[0].call("CHECK", config, one).silent()
+
+
+def ip_of_netns(sandbox: Netns) -> str:
+    """The address of a container."""
+    return sandbox.addresses("eth0")[0].partition("/")[0]
+
+
+@pytest.mark.parametrize("underlay", ["10.99.0.{}", "fd99::{}"])
+def test_routed_both_versions(routed: list[Host], netns: Sandboxes, underlay: str) -> None:
+    """Both IP versions inside, over either."""
+    for host in routed:
+        host.netns.ip("addr", "add", f"fd99::{host.number}/64", "dev", "uplink", "nodad")
+        host.overrides["underlay"] = underlay.format(host.number)
+        host.overrides["subnets"] = [{"subnet": "10.7.0.0/24"}, {"subnet": "fd00:7::/64"}]
+    one, two = netns(), netns()
+    routed[0].add(one)
+    result = routed[1].add(two)
+    catch_up(routed[0], netns)
+    for address in cni.addresses(result):
+        assert one.reaches(address, seconds=3)
+    assert device_routes(routed[0], 6) == {"fd00:7::/64": "", "fd00:7::100/120": "fd00:7::101"}
+    routed[1].check(two, result).silent()
+
+
+def test_routed_blocks_of_one_host(routed: list[Host], netns: Sandboxes) -> None:
+    """A host with several blocks has a gateway in each; its containers reach each other."""
+    for host in routed:
+        host.overrides["subnets"] = [{"subnet": "10.7.0.0/28"}]
+    one, two, other = netns(), netns(), netns()
+    first = routed[0].add(one)
+    second = ip_of(routed[0].add(two))
+    third = ip_of(routed[1].add(other))
+    catch_up(routed[0], netns)
+    assert (ip_of(first), second, third) == ("10.7.0.2", "10.7.0.6", "10.7.0.10")
+    assert set(routed[0].netns.addresses("ov-001001")) >= {"10.7.0.1/30", "10.7.0.5/30"}
+    assert all(one.reaches(address) for address in (second, third))
+    assert two.reaches(third)
+    routed[0].check(one, first).silent()
+
+
+def test_routed_static_address(routed: list[Host], netns: Sandboxes) -> None:
+    """An address may be asked for out of the host's own blocks, and of no others."""
+    routed[0].add(netns())
+    routed[1].add(netns())
+    own = {"args": {"cni": {"ips": ["10.7.0.20"]}}}
+    assert ip_of(routed[0].add(netns(), routed[0].network(**own))) == "10.7.0.20"
+    theirs = {"args": {"cni": {"ips": ["10.7.0.40"]}}}
+    error = routed[0].call("ADD", routed[0].network(**theirs), netns()).error()
+    assert "10.7.0.40" in error["msg"]
+
+
+def test_routed_published_port(routed: list[Host], netns: Sandboxes) -> None:
+    """A published port leads to the container, from other hosts and from their containers."""
+    sandbox, other = netns(), netns()
+    ports = [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
+    asked = {"capabilities": {"portMappings": True}, "runtimeConfig": {"portMappings": ports}}
+    routed[0].add(sandbox, routed[0].network(**asked))
+    routed[1].add(other)
+    with sandbox.entered():
+        listener = socket.create_server(("", 80))
+    with listener:
+        for client in (routed[1].netns, other):
+            with client.entered():
+                socket.create_connection((routed[0].address, 8080), timeout=5).close()
+
+
+def test_routed_with_agents(routed: list[Host], netns: Sandboxes) -> None:
+    """Agents have routes come and go with the hosts' endpoints, and mend what is lost."""
+    for host in routed:
+        host.start_agent()
+    one, two, three = netns(), netns(), netns()
+    routed[0].add(one)
+    address = ip_of(routed[1].add(two))
+    routed[2].add(three)
+    both = {"10.7.0.0/24": "", "10.7.0.32/27": "10.7.0.33", "10.7.0.64/27": "10.7.0.65"}
+    until(lambda: device_routes(routed[0]) == both)
+    until(lambda: one.reaches(address))
+    routed[2].delete(three)
+    del both["10.7.0.64/27"]
+    until(lambda: device_routes(routed[0]) == both)
+    routed[0].netns.ip("link", "del", "vx-001001")
+    until(lambda: "vx-001001" in routed[0].netns.links() and device_routes(routed[0]) == both)
+    assert one.reaches(address)
+
+
+def test_mode_and_bum(hosts: list[Host], netns: Sandboxes) -> None:
+    """What goes to everybody is not routed; and a network has one mode."""
+    config = hosts[0].network(mode="l3", **_BUM)
+    error = hosts[0].call("ADD", config, netns()).error(cni.INVALID_CONFIG)
+    assert error["msg"] == 'bum: cannot be "ingress-replication" with mode "l3"'
+    hosts[0].add(netns())
+    error = hosts[1].call("ADD", hosts[1].network(mode="l3"), netns()).error(cni.INVALID_CONFIG)
+    assert 'mode: is "l3" here, and "l2" for network "blue"' in error["msg"]

@@ -37,6 +37,7 @@ TEXTS: dict[Any, tuple[list[str], list[str]]] = {
     formats.allocation: (["next-fit", "first-fit"], ["best-fit", "First-Fit"]),
     formats.macvlan_mode: (["bridge", "private", "vepa", "passthru"], ["source", "Bridge"]),
     formats.ipvlan_mode: (["l2", "l3", "l3s"], ["l4", "L2"]),
+    formats.overlay_mode: (["l2", "l3"], ["l4", "L3"]),
     formats.bum: (["none", "ingress-replication"], ["multicast", "None"]),
     formats.ipvlan_flag: (["bridge", "private", "vepa"], ["passthru", "Vepa"]),
     formats.protocol: (["tcp", "UDP", "sctp"], ["icmp", "tcp "]),

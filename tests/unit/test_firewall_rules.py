@@ -7,12 +7,13 @@ from cnm_core.kernel import expressions as ex
 from cnm_core.model import Policy
 
 POLICIES = [
-    Policy("blue", "blue0.7", masquerade, sources, isolated, internal, below)
+    Policy("blue", "blue0.7", masquerade, sources, isolated, internal, below, inner)
     for masquerade in (False, True)
     for sources in ((), (bytes(4),), (bytes(4), bytes(16)))
     for isolated in (False, True)
     for internal in (False, True)
     for below in ("", "blue0")
+    for inner in ("", "vx-001001")
 ]
 
 
