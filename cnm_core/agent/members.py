@@ -86,22 +86,38 @@ class Members:
             self._failure = error.msg
 
     def _compare(self, guard: Guard, *, everything: bool) -> None:
+        """Under the lock only where something is to be changed: an ADD may be waiting for it."""
         if self._members is None:
+            return
+        differ = {
+            each.network.name
+            for each in self._views()
+            if self._differs(guard, each, everything=everything)
+        }
+        if everything:
+            self._compared = time.monotonic()
+        if not differ and not (everything and guard.has_others(overlay.devices(self._host))):
             return
         # No network's device is being made or deleted meanwhile.
         with self.endpoints.lock_of_parents():
             for view in self._views():
-                device = overlay.device_of(view)
-                if not everything and guard.stands(device):
-                    continue
-                vteps = overlay.others(view, self._members)
-                changes = guard.admit(device, view.network.name, vteps)
-                if changes:
-                    self.report.mended += changes
-                    self.report.say("guarded", network=view.network.name, changes=changes)
+                if view.network.name in differ:
+                    self._admit(guard, view)
             if everything:
                 guard.keep(overlay.devices(self._host))
-                self._compared = time.monotonic()
+
+    def _admit(self, guard: Guard, view: View) -> None:
+        vteps = overlay.others(view, self._members or ())
+        changes = guard.admit(overlay.device_of(view), view.network.name, vteps)
+        if changes:
+            self.report.mended += changes
+            self.report.say("guarded", network=view.network.name, changes=changes)
+
+    def _differs(self, guard: Guard, view: View, *, everything: bool) -> bool:
+        device = overlay.device_of(view)
+        if not everything:
+            return not guard.stands(device)
+        return bool(guard.drift(device, overlay.others(view, self._members or ())))
 
     def _views(self) -> Iterable[View]:
         """The networks that have their device."""

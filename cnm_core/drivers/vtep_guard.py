@@ -86,6 +86,14 @@ class Guard:
         if nft.table_exists(self._socket, family, TABLE):
             self._change(family, wanted, "")
 
+    def has_others(self, devices: "Collection[Vxlan]") -> bool:
+        """Whether there is a network that is none of these devices'."""
+        return any(
+            self._keys(family)["networks"]
+            - {_network(each) for each in devices if _family(each) == family}
+            for family in _ADDRESS
+        )
+
     def keep(self, devices: "Collection[Vxlan]") -> None:
         """Forget every network that is none of these devices'; a table with none goes."""
         for family in _ADDRESS:
