@@ -103,6 +103,11 @@ def throughput(client: Netns, server: Netns, address: str) -> float:
     return received / 1e6
 
 
+def private_key(host: Host) -> str:
+    """The private key in a host's file."""
+    return (host.directory / "lib/.cnm/.wireguard.key").read_text().strip()
+
+
 # --- a kernel without it
 
 
@@ -180,11 +185,11 @@ def test_no_plain_text(
         print(f"\n{of_plain:.0f} Mbit/s plain, {of_encrypted:.0f} Mbit/s encrypted")
     assert of_encrypted > 0
 
-    keys = [Path(host.directory / "lib/.cnm/.wireguard.key") for host in hosts[:2]]
-    assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
+    files = [Path(host.directory / "lib/.cnm/.wireguard.key") for host in hosts[:2]]
+    assert all(each.stat().st_mode & 0o777 == 0o600 for each in files)
     shared = stored(hosts[0].etcd)
     assert {"tunnels/host-1", "tunnels/host-2"} <= {key.split("/", 3)[3] for key in shared}
-    assert not any(key.read_text().strip() in str(shared) for key in keys)
+    assert not any(private_key(host) in str(shared) for host in hosts[:2])
 
 
 BREAKS = (
@@ -211,6 +216,25 @@ def test_fails_closed(hosts: list[Host], netns: Sandboxes) -> None:
         assert udp_ports(frames) <= {WIREGUARD_PORT}, words
         catch_up(hosts[0], netns, **ENCRYPTED)
         assert one.reaches(address, seconds=PATIENCE), words
+
+
+def test_two_networks(hosts: list[Host], netns: Sandboxes) -> None:
+    """All networks share one tunnel, also on an underlay of IPv6; it goes with the last."""
+    pair = hosts[:2]
+    for host in pair:
+        host.netns.ip("addr", "add", f"2001:db8:99::{host.number}/64", "dev", "uplink", "nodad")
+        host.overrides["underlay"] = f"2001:db8:99::{host.number}"
+    (one, _), (_, first) = connected(pair, netns, **ENCRYPTED)
+    assert one.link("eth0")["mtu"] == 1350
+    one.run(["ping", "-n", "-q", "-c1", f"-w{PATIENCE}", "-Mdo", "-s1322", first])
+    red = {"name": "red", "subnets": [{"subnet": "10.8.0.0/24"}], **ENCRYPTED}
+    (two, _), (other, second) = connected(pair, netns, **red)
+    pair[0].delete(one, pair[0].network(**ENCRYPTED))
+    assert two.reaches(second, seconds=PATIENCE)
+    assert "wg-cnm" in pair[0].netns.links()
+    pair[0].delete(two, pair[0].network(**red))
+    assert set(pair[0].netns.links()) == {"lo", "uplink"}
+    assert not other.reaches("10.8.0.2")
 
 
 # --- who is shut out
@@ -275,9 +299,15 @@ def test_wrong_key(hosts: list[Host], netns: Sandboxes) -> None:
     """Who has not the key that the others know is shut out, and so is who was fenced."""
     (one, _), (_, address) = connected(hosts[:2], netns, **ENCRYPTED)
     assert one.reaches(address, seconds=PATIENCE)
+    further = netns()
+    result = hosts[1].add(further, hosts[1].network(**ENCRYPTED))
+    hosts[1].check(further, result, **ENCRYPTED).silent()
     with hosts[1].netns.entered():
         Wireguard().set_key("wg-cnm", bytes(range(32)), WIREGUARD_PORT)
     assert not one.reaches(address, seconds=2)
+    error = hosts[1].check(further, result, **ENCRYPTED).error(105)
+    assert "WireGuard device wg-cnm: expected the key in " in error["msg"]
+    assert private_key(hosts[1]) not in str(error)
     catch_up(hosts[1], netns, **ENCRYPTED)
     assert one.reaches(address, seconds=PATIENCE)
 
@@ -365,6 +395,10 @@ def test_rotation(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFix
     assert conversation.count > count
     assert peer_key(hosts[1]) == key
     assert len({*keys, key}) == 5
+    # What else an agent does for its tunnel: here it is.
+    hosts[1].netns.ip("link", "delete", "wg-cnm")
+    assert one.reaches(address, seconds=3 * PATIENCE)
+    assert "made-tunnel" in hosts[1].events()
 
 
 def rotate(host: Host) -> None:
