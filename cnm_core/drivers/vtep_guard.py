@@ -4,9 +4,9 @@ A VXLAN device takes whatever comes to its port with its VNI, from anybody and a
 the host (vxlan_rcv, drivers/net/vxlan/vxlan_core.c). Two tables of ours, ``ip cnm-overlay`` and
 ``ip6 cnm-overlay``, each there while a network has its VTEPs in that family, drop
 
-- what comes to one of our networks and not from a member's VTEP to ours; and what comes by a
-  link that neither has our VTEP nor leads back to the source, which a container of this host
-  may have made up;
+- what comes to one of our networks and not from a member's VTEP to ours;
+- what says that it is from a member and comes by a link that neither has the address it is
+  sent to nor leads back to the member: a container of this host may send with any source;
 - what this host would forward to a member's VTEP and is no member's: masqueraded, a
   container's packet would be this host's.
 
@@ -41,9 +41,9 @@ _NETWORK = "inet_service . mark"
 _NETWORK_LENGTH = 8  # bytes
 _SETS = ("networks", "members", "vteps")
 # How many rules each chain has and how many jumps lead to it, added up.
-_HOOKS = ("input", "forward")
+_HOOKS = ("prerouting", "input", "forward")
 _UDP = (ex.meta("l4proto"), ex.cmp(ex.UDP))
-_USES = {"input": 1, "guarded": 4, "forward": 1, "passing": 4}
+_USES = {"prerouting": 1, "input": 1, "guarded": 3, "forward": 1, "passing": 3}
 _ATTEMPTS = 10
 # Elements in one request, which holds at most 64 KiB of them.
 _BATCH = 200
@@ -253,7 +253,9 @@ def _base(family: str) -> "list[Request]":
 def _rules(family: str) -> dict[str, list[list[bytes]]]:
     """The chains with their rules; those that are jumped to come first.
 
-    At input, fragments have been put together (ip_local_deliver, ip6_input).
+    At input, fragments have been put together (ip_local_deliver, ip6_input); before, the
+    first one has the port. Before Linux 5.19 ways back are known at prerouting only
+    (nft_fib_validate).
     """
     address = _ADDRESS[family]
     port, vni, source, to = ex.registers(f"{_NETWORK} . {address} . {address}")
@@ -264,14 +266,13 @@ def _rules(family: str) -> dict[str, list[list[bytes]]]:
         ex.bitwise(b"\0\xff\xff\xff", vni),
         ex.to_host_order(vni),
     ]
-    no_way_back = [ex.fib_way_back(), ex.cmp(bytes(4))]
+    from_vtep = [
+        ex.payload("th dport", port),
+        ex.payload(f"{family} saddr", behind_port),
+        ex.lookup("vteps", port),
+    ]
     return {
         "guarded": [
-            [
-                *(ex.fib_daddr_type_here(), ex.cmp(ex.LOCAL, equal=False)),
-                *no_way_back,
-                *(ex.counter(), ex.verdict("drop")),
-            ],
             [
                 *to_network,
                 ex.payload(f"{family} saddr", source),
@@ -281,15 +282,14 @@ def _rules(family: str) -> dict[str, list[list[bytes]]]:
             ],
             [ex.counter(), ex.verdict("drop")],
         ],
-        "passing": [
-            [*no_way_back, ex.counter(), ex.verdict("drop")],
+        "passing": [[*from_vtep, ex.verdict("return")], [ex.counter(), ex.verdict("drop")]],
+        "prerouting": [
             [
-                ex.payload("th dport", port),
-                ex.payload(f"{family} saddr", behind_port),
-                ex.lookup("vteps", port),
-                ex.verdict("return"),
-            ],
-            [ex.counter(), ex.verdict("drop")],
+                *(*_UDP, *from_vtep),
+                *(ex.fib_daddr_type_here(), ex.cmp(ex.LOCAL, equal=False)),
+                *(ex.fib_way_back(), ex.cmp(bytes(4))),
+                *(ex.counter(), ex.verdict("drop")),
+            ]
         ],
         "input": [[*_UDP, *to_network, ex.lookup("networks", port), ex.verdict("goto guarded")]],
         "forward": [
