@@ -4,7 +4,7 @@
 PYTHON := /usr/bin/python3.11
 PACKAGES := python3-venv libpython3.11-dev gcc libc6-dev libexpat1-dev zlib1g-dev libssl-dev \
             ca-certificates openssl iproute2 iputils-ping nftables \
-            containernetworking-plugins dnsmasq-base iperf3 strace tcpdump docker.io busybox-static \
+            containernetworking-plugins iptables dnsmasq-base iperf3 strace tcpdump docker.io busybox-static \
             etcd-server etcd-client containerd runc podman libfaketime systemd
 VM_PACKAGES := qemu-system-x86 busybox-static kmod cpio
 PIP_TOOLS := pip-tools==7.6.2
@@ -17,11 +17,17 @@ GO_PLUGINS := v1.9.1
 DESTDIR ?=
 CNI_BIN ?= /opt/cni/bin
 PREFIX ?= /usr/local
+IMAGE ?= cnm:0.1.0
+OLDER ?= bullseye
+# The time that everything in a release has.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 ARGS ?=
 
 VENV := .venv
 TOOLS := .tools/bin
 SOURCES := $(shell find cnm_core plugins build/spec -type f -not -name '*.py[co]' 2>/dev/null)
+PACKING := build/release.py build/sbom.py deploy/install.sh deploy/Dockerfile deploy/daemonset.yaml \
+           build/systemd/cnm-agent.service docs/install.md CHANGELOG.md LICENSE
 PEERS := .tools/plugins-$(GO_PLUGINS)
 NEW_CONTAINERD := .tools/containerd-$(CONTAINERD)
 # A .venv of another interpreter is made anew.
@@ -55,6 +61,13 @@ test: venv tools build  ## all tests (root); ARGS="-k bridge" picks some
 .PHONY: test-vm
 test-vm: venv build packages-vm  ## tests under Debian's own kernel, in QEMU (root); ARGS as for test
 	$(VENV)/bin/python tests/vm/run.py $(ARGS)
+
+# A minute to fetch: not a part of `make test`, which has an empty root.
+.PHONY: test-older
+test-older: venv build  ## the executables in the root of an older Debian (root); OLDER names it
+	[ -x /usr/sbin/debootstrap ] || apt-get -qq install --yes --no-install-recommends debootstrap
+	[ -e .build/$(OLDER)/etc/debian_version ] || debootstrap --variant=minbase $(OLDER) .build/$(OLDER)
+	CNM_ROOT=$(CURDIR)/.build/$(OLDER) $(VENV)/bin/python -m pytest tests/build/test_executables.py -k empty_root
 
 # A minute to build and one to run: not a part of `make test`, which has Debian's containerd.
 .PHONY: test-containerd
@@ -99,32 +112,27 @@ dist/.built: $(VENV)/.installed $(SOURCES)
 	test -x dist/cnm/bin/bridge -a -x dist/cnm/bin/cnm
 	touch $@
 
-.PHONY: install
+.PHONY: install uninstall
 install: build  ## put the plugins into $(DESTDIR)$(CNI_BIN) and cnm into $(DESTDIR)$(PREFIX)
-	@bin='$(DESTDIR)$(CNI_BIN)' prefix='$(DESTDIR)$(PREFIX)'
-	install -d -m 0755 "$$bin" "$$prefix/bin" "$$prefix/lib"
-	new=$$(mktemp -d "$$bin/.cnm.XXXXXXXX") command=$$(mktemp -d "$$prefix/lib/.cnm.XXXXXXXX")
-	trap 'rm -rf "$$new" "$$command"' EXIT
-	# Plugins are called all the time, so each is replaced by one rename.
-	# One cp for all, so that names of one file stay names of one file.
-	cp -a --no-preserve=ownership dist/cnm/bin/. "$$new"
-	rm "$$new/cnm"
-	chmod 0755 "$$new"/*
-	for file in "$$new"/*; do
-		mv -fT "$$file" "$$bin/$${file##*/}"
-		echo "$$bin/$${file##*/}"
-	done
-	cp -a --no-preserve=ownership dist/cnm/lib/cnm "$$command/new"
-	[ ! -e "$$prefix/lib/cnm" ] || mv -T "$$prefix/lib/cnm" "$$command/old"
-	mv -T "$$command/new" "$$prefix/lib/cnm"
-	ln -sfT ../lib/cnm/cnm "$$prefix/bin/cnm"
-	echo "$$prefix/bin/cnm"
-	install -d -m 0755 "$$prefix/lib/systemd/system"
-	unit="$$prefix/lib/systemd/system/cnm-agent.service"
-	sed '1d;s:@PREFIX@:$(PREFIX):' build/systemd/cnm-agent.service > "$$command/unit"
-	chmod 0644 "$$command/unit"
-	mv -fT "$$command/unit" "$$unit"
-	echo "$$unit"
+uninstall:  ## take them away; what they had replaced comes back
+install uninstall:
+	@SOURCE=dist/cnm UNIT=build/systemd/cnm-agent.service \
+		DESTDIR='$(DESTDIR)' CNI_BIN='$(CNI_BIN)' PREFIX='$(PREFIX)' \
+		deploy/install.sh $@
+
+.PHONY: release
+release: dist/release/SHA256SUMS  ## archive, Debian package, SBOM and checksums in dist/release
+
+dist/release/SHA256SUMS: dist/.built $(PACKING)
+	SOURCE_DATE_EPOCH=$(SOURCE_DATE_EPOCH) $(VENV)/bin/python build/release.py dist/release
+
+# dist/release/cnm-VERSION-linux-ARCHITECTURE.tar.gz in an image that needs no other.
+.PHONY: image
+image: release  ## the image that deploy/daemonset.yaml runs, with Docker; IMAGE names it
+	mkdir -p .build/image
+	cp /bin/busybox deploy/Dockerfile .build/image
+	cp dist/release/*.tar.gz .build/image/cnm.tar.gz
+	docker build --tag '$(IMAGE)' .build/image
 
 .PHONY: decoders
 decoders: venv  ## write cnm_core/config from the models in cnm_core/schema

@@ -48,6 +48,8 @@ def build(
     command += [str(here / "main.c"), str(here / "frozen.c"), str(table), str(library)]
     command += ["-lexpat", "-lz", "-lm"]
     command += [str(here / "tls.c"), "-lssl", "-lcrypto"]
+    # Of which libraries it is made: build/sbom.py reads it.
+    command += [f"-Wl,-Map,{work / 'linked.map'}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     # The linker's warnings are about getaddrinfo and dlopen, which a plugin never calls.
     if done.returncode:

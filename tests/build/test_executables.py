@@ -137,11 +137,14 @@ def test_environment_of_python(bridge: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def empty_root(cni_bin: Path, tmp_path: Path) -> Path:
-    """A root directory with the executables in /bin, and nothing else."""
-    root = tmp_path / "root"
-    shutil.copytree(cni_bin, root / "bin")
+    """A root directory with the executables in /bin, and nothing else.
+
+    `make test-older` has an old Debian in the place of nothing.
+    """
+    root = Path(os.environ.get("CNM_ROOT", tmp_path / "root"))
+    shutil.copytree(cni_bin, root / "bin", dirs_exist_ok=True)
     for directory in ("proc", "sys", "run/netns"):
-        (root / directory).mkdir(parents=True)
+        (root / directory).mkdir(parents=True, exist_ok=True)
     return root
 
 

@@ -1,10 +1,7 @@
 """One IPAM driver's process that serves a real dockerd and our plugin at once."""
 
 import json
-import signal
-import subprocess
 import tarfile
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,45 +12,27 @@ import pytest
 
 from tests import cni
 from tests.cni import Endpoint
+from tests.docker import Docker, daemon
 from tests.remote_ipam import Driver
 
 MakeEndpoint = Callable[[], Endpoint]
 BUSYBOX = Path("/bin/busybox")
-PATIENCE = 60  # seconds until dockerd counts as hanging
 
 
 @dataclass(frozen=True)
-class Docker:
-    """Docker's command line with a daemon of our own."""
+class Networks:
+    """Docker's networks and the containers on them."""
 
-    socket: Path
-    home: Path
-
-    def call(self, *words: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command."""
-        return subprocess.run(
-            ["/usr/bin/docker", "--host", f"unix://{self.socket}", *words],
-            env={"PATH": cni.SEARCH_PATH, "HOME": str(self.home)},
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
-
-    def run(self, *words: str) -> str:
-        """The output of a command, which must succeed."""
-        done = self.call(*words)
-        assert done.returncode == 0, done
-        return done.stdout.strip()
+    docker: Docker
 
     def start(self, name: str, network: str) -> None:
         """Start a container that does nothing."""
         command = ("busybox", "/bin/busybox", "sleep", "1000")
-        self.run("run", "--detach", "--name", name, "--network", network, *command)
+        self.docker.run("run", "--detach", "--name", name, "--network", network, *command)
 
     def network(self, name: str) -> dict[str, Any]:
         """What there is to say about a network."""
-        (network,) = json.loads(self.run("network", "inspect", name))
+        (network,) = json.loads(self.docker.run("network", "inspect", name))
         assert isinstance(network, dict)
         return network
 
@@ -65,32 +44,13 @@ class Docker:
 
 @pytest.fixture
 def docker(docker_plugins: Path, tmp_path: Path) -> Iterator[Docker]:
-    """A dockerd with an image of busybox, in the namespaces of the test."""
-    socket = tmp_path / "docker.sock"
-    command = [
-        "unshare", "--mount", "--propagation", "private",
-        "/usr/sbin/dockerd", "--host", f"unix://{socket}", "--bridge", "none",
-        "--data-root", str(tmp_path / "data"), "--exec-root", str(tmp_path / "exec"),
-        "--pidfile", str(tmp_path / "pid"), "--storage-driver", "vfs",
-    ]  # fmt: skip
-    log = tmp_path / "dockerd.log"
-    environment = {"PATH": cni.SEARCH_PATH, "HOME": str(tmp_path)}
-    with log.open("wb") as output:
-        daemon = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-    client = Docker(socket, tmp_path)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while client.call("version").returncode:
-            assert daemon.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
+    """A dockerd with an image of busybox."""
+    with daemon(tmp_path) as client:
         image = tmp_path / "image.tar"
         with tarfile.open(image, "w") as archive:
             archive.add(BUSYBOX, "bin/busybox")
         client.run("import", str(image), "busybox")
         yield client
-    finally:
-        daemon.send_signal(signal.SIGTERM)
-        daemon.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -104,19 +64,20 @@ def driver(docker_plugins: Path, tmp_path: Path) -> Iterator[Driver]:
 
 def test_one_driver_for_both(docker: Docker, driver: Driver, endpoint: MakeEndpoint) -> None:
     """dockerd and we use it at once: no pool and no address is given twice, all come back."""
+    networks = Networks(docker)
     blue = cni.network(ipam={"type": "remote", "driver": "custom"})
     ours = [endpoint() for _ in range(6)]
     first = ours[0].add(blue)
     docker.run("network", "create", "--ipam-driver", "custom", "green")
     names = [f"c{number}" for number in range(4)]
     with ThreadPoolExecutor(10) as pool:
-        started = [pool.submit(docker.start, name, "green") for name in names]
+        started = [pool.submit(networks.start, name, "green") for name in names]
         results = [first, *pool.map(lambda each: each.add(blue), ours[1:])]
         for each in started:
             each.result()
     mine = [address for result in results for address in cni.addresses(result)]
-    theirs = docker.addresses("green")
-    (config,) = docker.network("green")["IPAM"]["Config"]
+    theirs = networks.addresses("green")
+    (config,) = networks.network("green")["IPAM"]["Config"]
     gateways = [first["ips"][0]["gateway"], config["Gateway"].partition("/")[0]]
     assert (len(mine), len(theirs)) == (6, 4)
     assert driver.held() == sorted(mine + theirs + gateways)

@@ -16,7 +16,8 @@ from tests.remote_ipam import Driver
 
 ROOT = Path(cnm_core.__file__).parent.parent
 GETTING_STARTED = "docs/getting-started.md"
-PAGES = ("README.md", "docs/cli.md")
+MIGRATION = "docs/migration.md"
+PAGES = ("README.md", "docs/cli.md", "docs/install.md")
 EXAMPLES = [
     page for page in sorted((ROOT / "docs/reference").glob("*.md")) if "```json" in page.read_text()
 ]
@@ -45,22 +46,18 @@ def commands_of(page: str) -> str:
 def in_sandbox(script: str) -> subprocess.CompletedProcess[str]:
     """Run a script as root of an empty host: a link, no way out, and no file of it stays."""
     mounts = "\n".join(f"mount -t tmpfs -o mode=0755 tmpfs {each}" for each in WRITTEN)
-    made = [Path(each) for each in WRITTEN if not Path(each).exists()]
-    for each in made:
-        each.mkdir()
-    try:
-        return subprocess.run(
-            ["unshare", "--net", "--mount", "--propagation", "private", "bash"],
-            input=f"set -eu\n{mounts}\n{UPLINK}cd {ROOT}\nset -x\n{script}\n",
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE,
-            env={"PATH": cni.SEARCH_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"},
-        )
-    finally:
-        for each in made:
-            each.rmdir()
+    for each in WRITTEN:
+        # It stays: to remove it would unmount what another test has there at the same time.
+        Path(each).mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        ["unshare", "--net", "--mount", "--propagation", "private", "bash"],
+        input=f"set -eu\n{mounts}\n{UPLINK}cd {ROOT}\nset -x\n{script}\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+        env={"PATH": cni.SEARCH_PATH, "HOME": "/root", "LC_ALL": "C.UTF-8"},
+    )
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -92,6 +89,17 @@ def test_walkthrough() -> None:
     assert {line.split(": ")[1].partition("@")[0] for line in left_links.splitlines()} == {
         "lo", "eth0", "outside",
     }  # fmt: skip
+
+
+def test_migration() -> None:
+    """Whoever goes to us and back has the Go plugins as they were, and no rule of either."""
+    left = "diff -r /usr/lib/cni /opt/cni/bin && ls -A /opt/cni/bin; iptables-save; nft list tables"
+    done = in_sandbox(f"{commands_of(MIGRATION)}\nset +x\necho LEFT; {left}")
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    assert "1 received" in done.stdout
+    rest = done.stdout.partition("LEFT\n")[2]
+    assert "bridge" in rest and "dhcp" in rest
+    assert not [word for word in ("overlay", ".cnm", "CNI-", " cnm") if word in rest], rest
 
 
 @pytest.fixture
