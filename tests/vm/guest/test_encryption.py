@@ -237,6 +237,28 @@ def test_two_networks(hosts: list[Host], netns: Sandboxes) -> None:
     assert not other.reaches("10.8.0.2")
 
 
+def test_port_in_use(hosts: list[Host], netns: Sandboxes) -> None:
+    """Somebody else's port is named, and nothing is made; hosts may have different ones.
+
+    That new links get no IPv6 does not matter.
+    """
+    near = hosts[0].netns
+    near.run(["sysctl", "-q", "-w", "net.ipv6.conf.default.disable_ipv6=1"])
+    with near.entered():
+        taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with taken:
+        taken.bind(("", WIREGUARD_PORT))
+        config = hosts[0].network(**ENCRYPTED)
+        error = hosts[0].call("ADD", config, netns()).error(cni.INVALID_CONFIG)
+        assert f"wireguardPort: {WIREGUARD_PORT} is another one's" in error["msg"]
+        assert set(near.links()) == {"lo", "uplink"}
+        kinds = {key.split("/")[3] for key in stored(hosts[0].etcd)}
+        assert not kinds & {"endpoints", "ips", "tunnels"}
+        hosts[0].overrides["wireguardPort"] = WIREGUARD_PORT + 1
+        (one, _), (_, address) = connected(hosts[:2], netns, **ENCRYPTED)
+        assert one.reaches(address, seconds=PATIENCE)
+
+
 # --- who is shut out
 
 
