@@ -83,6 +83,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     option("-n", type=int, default=60, metavar="ROUNDS", help="default: %(default)s")
     option("--endpoints", type=int, default=10_000, help="of other hosts; default: %(default)s")
     option("--idle", type=float, default=62, metavar="SECONDS", help="default: %(default)s")
+    option("--seconds", type=int, default=3, help="of each of 6 TCP flows; default: %(default)s")
     option("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if not re.fullmatch(r"\d+(,\d+)*", options.hosts):
@@ -112,7 +113,7 @@ def inside(options: argparse.Namespace) -> int:
         for host in hosts[2:]:
             host.stop_agent()
         speed.add_and_del(hosts[0], options.n, figures.ratio, figures.put)
-        speed.throughput(hosts[:2], residents[:2], figures.ratio, figures.put)
+        speed.throughput(hosts[:2], residents[:2], options.seconds, figures.ratio, figures.put)
         crowd_of_endpoints.measure(hosts[0], options.endpoints, options.idle, figures.put)
     print("\nAfter each step the entries of every host were those that the store asks for.")
     print(f"It took {time.monotonic() - began:.0f} s.")

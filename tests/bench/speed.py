@@ -14,7 +14,6 @@ from tests.hosts import Host
 from tests.iproute import HOST, Netns
 
 _ROUNDS = 3
-_SECONDS = 3
 
 
 def add_and_del(
@@ -67,6 +66,7 @@ def _timed(host: Host, plugin: str, command: str, config: cni.Config, sandbox: N
 def throughput(
     hosts: Sequence[Host],
     residents: Sequence[Netns],
+    seconds: int,
     ratio: Callable[..., None],
     put: Callable[..., None],
 ) -> None:
@@ -75,7 +75,7 @@ def throughput(
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(_ROUNDS):
         for name in sorted(ways, reverse=bool(number % 2)):
-            rates[name].append(_iperf(*ways[name]))
+            rates[name].append(_iperf(*ways[name], seconds))
     overlay, plain = (median(rates[name]) for name in ("overlay", "by hand"))
     ratio("TCP between hosts, overlay / VXLAN by hand", overlay / plain, least=0.9)
     put("TCP through the overlay", overlay / 1e9, "Gbit/s")
@@ -102,7 +102,7 @@ def _by_hand(hosts: Sequence[Host]) -> list[Netns]:
     return made
 
 
-def _iperf(client: Netns, server: Netns) -> float:
+def _iperf(client: Netns, server: Netns, seconds: int) -> float:
     """Bits a second."""
     address = server.addresses("eth0")[0].partition("/")[0]
     inside = ["ip", "netns", "exec"]
@@ -111,7 +111,7 @@ def _iperf(client: Netns, server: Netns) -> float:
         assert listening.stdout is not None
         while b"listening" not in os.read(listening.stdout.fileno(), 4096):
             time.sleep(0.01)
-        words = ["iperf3", "--client", address, "--time", str(_SECONDS), "--json"]
+        words = ["iperf3", "--client", address, "--time", str(seconds), "--json"]
         done = subprocess.run(
             [*inside, client.name, *words], capture_output=True, check=False, timeout=60
         )
