@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.certificates import Identity
@@ -19,7 +19,10 @@ _PREFIX = "cnm/v1/default/"
 
 @dataclass
 class Etcd:
-    """One server with a directory of its own; it may be stopped, killed and started again."""
+    """One server with a directory of its own; it may be stopped, killed and started again.
+
+    Alone, unless `members` has the names and peers' URLs of all.
+    """
 
     directory: Path
     address: str = "127.0.0.1"
@@ -27,6 +30,8 @@ class Etcd:
     netns: Netns = HOST
     identity: Identity | None = None
     authority: Identity | None = None
+    name: str = "default"
+    members: dict[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -35,23 +40,38 @@ class Etcd:
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{'https' if self.identity else 'http'}://{host}:{self.port}"
 
+    @property
+    def peer_url(self) -> str:
+        """Where other members find it."""
+        return self.url.replace("https", "http").replace(f":{self.port}", f":{self.port + 1}")
+
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        peer = self.url.replace("https", "http").replace(f":{self.port}", f":{self.port + 1}")
+        self.begin()
+        self.await_answer()
+
+    def begin(self) -> None:
+        """Start it."""
+        members = self.members or {self.name: self.peer_url}
         command = [
             *(["ip", "netns", "exec", self.netns.name] if self.netns.name else []),
             "etcd",
             f"--data-dir={self.directory}",
             f"--listen-client-urls={self.url}",
             f"--advertise-client-urls={self.url}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=default={peer}",
+            f"--name={self.name}",
+            f"--listen-peer-urls={self.peer_url}",
+            f"--initial-advertise-peer-urls={self.peer_url}",
+            f"--initial-cluster={','.join(map('='.join, members.items()))}",
             "--unsafe-no-fsync",
             *self._tls_arguments(),
         ]
         with (self.directory.parent / f"{self.directory.name}.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def await_answer(self) -> None:
+        """Wait until it answers."""
+        assert self._process is not None
         deadline = time.monotonic() + _PATIENCE
         while not self._answers():
             assert self._process.poll() is None, "etcd ended"

@@ -32,6 +32,9 @@ _PATIENCE = 5.0
 _PAUSE = 0.5
 _LIMIT = 256 << 20
 _PAGE = 1000
+# A server cut off from the others ends a watch, in which it could tell nothing
+# (rpctypes.MetadataRequireLeaderKey of etcd; the gateway takes it from a header).
+_REQUIRE_LEADER = {"Grpc-Metadata-hasleader": "true"}
 # Codes of gRPC (google.golang.org/grpc/codes) that tell of the caller, not of the store.
 _UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT, _NOT_FOUND = 16, 7, 3, 5
 _OUT_OF_RANGE = 11
@@ -118,7 +121,12 @@ class EtcdStore:
             if not line:
                 yield ()
                 continue
-            result = _object(self._read(line), "result")
+            answer = self._read(line)
+            if "error" in answer:
+                self._take_next_server()
+                why = _object(answer, "error").get("message", "")
+                raise Unreachable(f"etcd ended a watch: {why}")
+            result = _object(answer, "result")
             if result.get("canceled") is True:
                 if _number(result, "compact_revision"):
                     raise Compacted
@@ -225,14 +233,17 @@ class EtcdStore:
         rest = b""
         try:
             body = json.dumps(question).encode()
+            headers = self._authorization() | _REQUIRE_LEADER
             for piece in connection.stream(
-                "POST", target, body, self._authorization(), seconds=_PATIENCE, pause=_PAUSE
+                "POST", target, body, headers, seconds=_PATIENCE, pause=_PAUSE
             ):
                 *lines, rest = (rest + piece).split(b"\n")
                 yield from lines
                 if not piece:
                     yield b""
         except (http.Unanswered, http.NotHttp) as error:
+            if rest:
+                yield rest  # etcd's last line has no end: it says why
             self._take_next_server()
             raise Unreachable(f"etcd's watch broke off: {error}") from None
         finally:

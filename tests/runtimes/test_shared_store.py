@@ -383,3 +383,24 @@ def test_watch_of_a_lost_server(
             assert not any(watch)
     finally:
         server.kill()
+
+
+def test_watch_without_a_leader(node: None, tmp_path: Path) -> None:
+    """A watch of a server that has lost the others ends; it would never tell anything."""
+    one = Etcd(tmp_path / "one", name="one")
+    two = Etcd(tmp_path / "two", name="two", port=3379)
+    one.members = two.members = {each.name: each.peer_url for each in (one, two)}
+    try:
+        for each in (one, two):
+            each.begin()
+        for each in (one, two):
+            each.await_answer()
+        store = etcd_store(one)
+        watch = store.watch("a/", put(store, "a/1", "1"))
+        assert next(watch) == ()
+        two.kill()
+        with pytest.raises(Unreachable, match="no leader"):
+            assert not any(watch)
+    finally:
+        one.kill()
+        two.kill()
