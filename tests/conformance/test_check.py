@@ -24,6 +24,7 @@ DRIFTS = {
     "MAC changed": ["link", "set", "eth0", "address", "02:00:00:00:00:77"],
     "interface down": ["link", "set", "eth0", "down"],
 }
+NEEDS = {"MAC changed": ["mac"]}
 
 
 @pytest.fixture
@@ -101,7 +102,10 @@ def test_previous_result_of_unknown_version(endpoint: MakeEndpoint, config: Conf
 
 
 @pytest.mark.needs("interface")
-@pytest.mark.parametrize("drift", DRIFTS)
+@pytest.mark.parametrize(
+    "drift",
+    [pytest.param(name, marks=pytest.mark.needs(*NEEDS.get(name, []))) for name in DRIFTS],
+)
 def test_drift_in_the_container(endpoint: MakeEndpoint, network: Config, drift: str) -> None:
     """spec: an interface, address or route of prevResult that is missing is an error."""
     eth0 = endpoint()
@@ -188,7 +192,7 @@ def test_never_added(endpoint: MakeEndpoint, config: Config) -> None:
     eth0.check(config, result).error(PLUGIN_SPECIFIC)
 
 
-@pytest.mark.needs("interface")
+@pytest.mark.needs("mac")
 def test_chained_plugin_changed_the_mac(endpoint: MakeEndpoint, network: Config) -> None:
     """spec: prevResult is the whole chain's; what a later plugin changed is as it says there."""
     eth0 = endpoint()
