@@ -243,8 +243,8 @@ def test_port_in_use(hosts: list[Host], netns: Sandboxes) -> None:
     That new links get no IPv6 does not matter.
     """
     near = hosts[0].netns
-    near.run(["sysctl", "-q", "-w", "net.ipv6.conf.default.disable_ipv6=1"])
     with near.entered():
+        Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
         taken = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with taken:
         taken.bind(("", WIREGUARD_PORT))
