@@ -112,26 +112,11 @@ class EtcdStore:
 
     def watch(self, prefix: str, revision: int) -> "Iterator[tuple[Change, ...]]":
         """The changes below a prefix after a revision; see SharedStore."""
-        create = {
-            "key": self._key(prefix),
-            "range_end": _end(self._prefix + prefix),
-            "start_revision": str(revision + 1),
-        }
-        for line in self._stream("/v3/watch", {"create_request": create}):
-            if not line:
-                yield ()
-                continue
-            answer = self._read(line)
-            if "error" in answer:
-                self._take_next_server()
-                why = _object(answer, "error").get("message", "")
-                raise Unreachable(f"etcd ended a watch: {why}")
-            result = _object(answer, "result")
-            if result.get("canceled") is True:
-                if _number(result, "compact_revision"):
-                    raise Compacted
-                raise Unreachable(f"etcd ended a watch: {result.get('cancel_reason', '')}")
-            yield tuple(self._event(each) for each in _list(result, "events"))
+        try:
+            yield from self._changes(prefix, revision)
+        except http.NotHttp as error:  # half a line, where a server was killed
+            self._take_next_server()
+            raise Unreachable(f"etcd's watch broke off: {error}") from None
 
     def grant(self, seconds: int) -> int:
         """A new lease; see SharedStore."""
@@ -159,6 +144,28 @@ class EtcdStore:
         if isinstance(condition, Holds):
             return {**equal, "target": "VALUE", "value": _encode(condition.value)}
         return {**equal, "target": "MOD", "mod_revision": str(condition.revision)}
+
+    def _changes(self, prefix: str, revision: int) -> "Iterator[tuple[Change, ...]]":
+        create = {
+            "key": self._key(prefix),
+            "range_end": _end(self._prefix + prefix),
+            "start_revision": str(revision + 1),
+        }
+        for line in self._stream("/v3/watch", {"create_request": create}):
+            if not line:
+                yield ()
+                continue
+            answer = self._read(line)
+            if "error" in answer:
+                self._take_next_server()
+                why = _object(answer, "error").get("message", "")
+                raise Unreachable(f"etcd ended a watch: {why}")
+            result = _object(answer, "result")
+            if result.get("canceled") is True:
+                if _number(result, "compact_revision"):
+                    raise Compacted
+                raise Unreachable(f"etcd ended a watch: {result.get('cancel_reason', '')}")
+            yield tuple(self._event(each) for each in _list(result, "events"))
 
     def _change(self, change: "Put | Delete") -> dict[str, object]:
         if isinstance(change, Delete):

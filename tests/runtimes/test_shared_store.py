@@ -1,5 +1,6 @@
 """One contract for every shared store: the files of one host, and a real etcd."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -404,3 +405,22 @@ def test_watch_without_a_leader(node: None, tmp_path: Path) -> None:
     finally:
         one.kill()
         two.kill()
+
+
+def test_half_a_change(node: None) -> None:
+    """A watch whose server is killed in the middle of a line breaks off, as any other does."""
+    answer = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n{"result"\r\n'
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            accepted, _ = listener.accept()
+            with accepted:
+                accepted.recv(1 << 16)
+                accepted.sendall(answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        url = http.parse_url(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(Unreachable, match="watch broke off"):
+            next(EtcdStore(Access((url,)), "cnm/v1/test/").watch("a/", 1))
+        server.join()
