@@ -8,6 +8,7 @@ the directory by `cnm network` waits for its lock, and so does this.
 import json
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,28 +69,23 @@ class Conflists:
         """Make the files what the store has; it is read while nobody makes or removes networks."""
         self._compared = time.monotonic()
         with Directory(self.directory) as directory:
-            wanted = self._wanted()
+            self.membership.cluster.check_schema()
+            shared = self.membership.cluster.conflists()
             present = {each.name: each for each in directory.read()[0]}
-            for name, document in wanted.items():
-                self._have(directory, present.get(name), document)
+            for document in self._documents(shared):
+                self._have(directory, present.get(document["name"]), document)
             for name, network in present.items():
-                if name not in wanted and overlay_file.is_of(network, self.keys):
+                if name not in shared and overlay_file.is_of(network, self.keys):
                     self._remove(directory, network)
 
-    def _wanted(self) -> dict[str, dict[str, Any]]:
-        """The files by their networks' names."""
-        self.membership.cluster.check_schema()
-        shared = self.membership.cluster.conflists()
-        wanted: dict[str, dict[str, Any]] = {}
+    def _documents(self, shared: dict[str, str]) -> Iterator[dict[str, Any]]:
+        """The files that make sense; one that does not stays as it is."""
         for network in self.membership.cluster.networks():
             if network.name in shared:
                 try:
-                    found = overlay_file.document(network, shared[network.name], self.keys)
+                    yield overlay_file.document(network, shared[network.name], self.keys)
                 except StateFailure as error:
                     self.report.ignore(error)
-                    continue
-                wanted[network.name] = found
-        return wanted
 
     def _have(
         self, directory: Directory, present: Conflist | None, document: dict[str, Any]

@@ -35,6 +35,7 @@ from cnm_core.store.shared import Change, Compacted
 _PREFIX = "endpoints/"
 _COMPARE_SECONDS = 60.0
 _RETRY_SECONDS = 1.0
+_FENCE_SECONDS = 5.0
 
 Endpoints = dict[tuple[str, EndpointKey], Published]
 
@@ -104,6 +105,8 @@ class Follower:
             due = time.monotonic() - self._compared > _COMPARE_SECONDS
             fresh = set(self.membership.networks()) - self._known
             if self._look.is_set() or due or fresh:
+                if not self.membership.cluster.has_member(self.membership.node):
+                    return  # fenced, of which the watch may not have told all yet
                 self._compare()
 
     def _take(self, key: str, value: str) -> None:
@@ -187,6 +190,8 @@ class Follower:
             return None
         if absent:
             self.report.say("joined", node=node)
+            # The fence may still be under way: look again soon at what it has taken.
+            self._compared -= _COMPARE_SECONDS - _FENCE_SECONDS
         return member
 
     def _republish(self, view: View, member: Member | None) -> None:

@@ -40,6 +40,7 @@ async def run(
     follower = Follower(open_membership(options, report.ignore, json.loads), options, report)
     peers = PeerFollower(open_membership(options, report.ignore, json.loads), options, report)
     alive = open_membership(options, report.ignore, json.loads)
+    report.pending = lambda: len(list(alive.pending()))
     endpoints = EndpointStore(options.state_dir)
     members = Members(open_membership(options, report.ignore, json.loads), endpoints, report)
     conflists = Conflists(

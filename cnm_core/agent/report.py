@@ -5,6 +5,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cnm_core.drivers.returned import Again, CutOff
@@ -13,6 +14,9 @@ from cnm_core.inet import format_ip
 from cnm_core.store.shared import Unreachable
 
 _REQUEST_SECONDS = 5
+_SAID_LIMIT = 1000
+# https://prometheus.io/docs/instrumenting/exposition_formats/
+_TEXT_FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass
@@ -23,7 +27,8 @@ class Report:
     other hosts take this one for gone, "" while they do not. `mended` counts entries of
     the kernel that were missing or stale, `ignored` entries of the store that make no
     sense or break its rules, each time they are read. `cut_off` are endpoints of this host, by
-    network, whose addresses became others' while it was fenced.
+    network, whose addresses became others' while it was fenced. `pending` counts the releases
+    that wait in the journal.
     """
 
     trouble: str = "the store has not been read yet"
@@ -33,6 +38,8 @@ class Report:
     ignored: int = 0
     endpoints: dict[str, int] = field(default_factory=dict)
     cut_off: dict[str, tuple[CutOff, ...]] = field(default_factory=dict)
+    pending: Callable[[], int] = lambda: 0
+    _said: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def say(self, event: str, **fields: object) -> None:
@@ -42,9 +49,13 @@ class Report:
             print(line, file=sys.stderr, flush=True)
 
     def ignore(self, error: Error) -> None:
-        """Count and say what is passed over in the store."""
+        """Count what is passed over in the store, and say it once."""
         self.ignored += 1
-        self.say("ignored", error=error.msg, details=error.details)
+        if error.msg not in self._said:
+            if len(self._said) == _SAID_LIMIT:
+                self._said.clear()
+            self._said.add(error.msg)
+            self.say("ignored", error=error.msg, details=error.details)
 
     def find_store(self, revision: int) -> None:
         """Note that the store was read."""
@@ -89,46 +100,55 @@ class Report:
 
     def metrics(self) -> str:
         """The numbers in Prometheus' text format."""
-        lines = [
-            "# TYPE cnm_agent_store_up gauge",
-            f"cnm_agent_store_up {int(not self.trouble)}",
-            "# TYPE cnm_agent_lease_up gauge",
-            f"cnm_agent_lease_up {int(not self.lease_lost)}",
-            "# TYPE cnm_agent_store_revision counter",
-            f"cnm_agent_store_revision {self.revision}",
-            "# TYPE cnm_agent_mended_entries_total counter",
-            f"cnm_agent_mended_entries_total {self.mended}",
-            "# TYPE cnm_agent_ignored_entries_total counter",
-            f"cnm_agent_ignored_entries_total {self.ignored}",
-        ]
-        lines += ["# TYPE cnm_agent_cut_off_endpoints gauge"]
-        lines += [
-            f'cnm_agent_cut_off_endpoints{{network="{name}"}} {len(found)}'
-            for name, found in sorted(self.cut_off.items())
-        ]
-        lines += ["# TYPE cnm_agent_endpoints gauge"]
-        # Names of networks have no character that the format would want escaped.
-        lines += [
-            f'cnm_agent_endpoints{{network="{name}"}} {count}'
-            for name, count in sorted(self.endpoints.items())
-        ]
-        return "\n".join([*lines, ""])
+        cut_off = {name: len(found) for name, found in self.cut_off.items()}
+        parts = (
+            _family("store_up", "gauge", "Whether the store is followed.", int(not self.trouble)),
+            _family(
+                "lease_up", "gauge", "Whether others count us alive.", int(not self.lease_lost)
+            ),
+            _family("store_revision", "gauge", "Revision that is followed.", self.revision),
+            _family("pending_releases", "gauge", "Removals in the journal.", self.pending()),
+            _family(
+                "mended_entries_total", "counter", "Kernel entries that differed.", self.mended
+            ),
+            _family(
+                "ignored_entries_total", "counter", "Senseless reads of the store.", self.ignored
+            ),
+            _family("endpoints", "gauge", "Endpoints on all hosts.", self.endpoints),
+            _family("cut_off_endpoints", "gauge", "Ours with others' addresses.", cut_off),
+        )
+        return "".join(parts)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one HTTP request: GET /metrics, or GET /healthz, 503 without store or lease."""
         try:
             request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _REQUEST_SECONDS)
-            target = request.split(b" ", 2)[1]
+            target = request.partition(b" ")[2].partition(b" ")[0]
             status, body = "404 Not Found", "there are /metrics and /healthz\n"
             if target == b"/metrics":
                 status, body = "200 OK", self.metrics()
             elif target == b"/healthz":
                 body = self.health() or "ok\n"
                 status = "503 Service Unavailable" if self.health() else "200 OK"
-            head = f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nConnection: close\r\n"
+            head = f"HTTP/1.1 {status}\r\nContent-Type: {_TEXT_FORMAT}\r\nConnection: close\r\n"
             writer.write(f"{head}Content-Length: {len(body.encode())}\r\n\r\n{body}".encode())
             await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, OSError):
             pass  # whoever asked has gone, or does not speak HTTP
         finally:
             writer.close()
+
+
+def _family(name: str, kind: str, about: str, value: int | dict[str, int]) -> str:
+    """A metric, with a value for each network where there are many.
+
+    Names of networks have no character that the format would want escaped.
+    """
+    name = f"cnm_agent_{name}"
+    lines = [f"# HELP {name} {about}", f"# TYPE {name} {kind}"]
+    if isinstance(value, dict):
+        each = sorted(value.items())
+        lines += [f'{name}{{network="{network}"}} {number}' for network, number in each]
+    else:
+        lines.append(f"{name} {value}")
+    return "\n".join([*lines, ""])

@@ -146,12 +146,18 @@ def test_etcd_killed(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> Non
     etcd.kill()
     endpoints.delete(three)
     hosts[0].await_event("store-down")
-    assert hosts[0].get("/healthz")[0] == 503
+    hosts[0].await_event("lease-lost")
+    status, words = hosts[0].get("/healthz")
+    assert status == 503 and words.startswith("store: etcd") and "\nlease: etcd" in words
+    assert "cnm_agent_pending_releases 1" in hosts[2].get("/metrics")[1]
     assert endpoints.reaches(one, two)
     etcd.start()
     endpoints.add(hosts[1])
     endpoints.settle(*hosts[:2])
-    assert hosts[0].get("/healthz") == (200, "ok\n")
+    deadline = time.monotonic() + _PATIENCE
+    while hosts[0].get("/healthz") != (200, "ok\n"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_compacted(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
@@ -192,7 +198,16 @@ def test_metrics(hosts: list[Host], endpoints: Endpoints) -> None:
     while 'cnm_agent_endpoints{network="blue"} 1' not in hosts[0].get("/metrics")[1]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    assert "cnm_agent_store_up 1" in hosts[0].get("/metrics")[1]
+    text = hosts[0].get("/metrics")[1]
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
+    for name in ("store_up", "lease_up"):
+        assert samples[f"cnm_agent_{name}"] == "1"
+    for name in ("pending_releases", "ignored_entries_total"):
+        assert samples[f"cnm_agent_{name}"] == "0"
+    for name in samples:
+        family = name.partition("{")[0]
+        assert text.count(f"# HELP {family} ") == text.count(f"# TYPE {family} ") == 1
+        assert text.index(f"# TYPE {family} ") < text.index(f"\n{name} ")
     assert hosts[0].get("/")[0] == 404
 
 

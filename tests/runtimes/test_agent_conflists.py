@@ -138,7 +138,7 @@ def test_other_cluster(hosts: list[Host], both: list[Cnm]) -> None:
 
 
 def test_nonsense(hosts: list[Host], both: list[Cnm]) -> None:
-    """What makes no sense becomes no file."""
+    """What makes no sense becomes no file, and takes none away."""
     first, _ = both
     first.run(*CREATE, "blue")
     path = await_file(hosts[1])
@@ -150,6 +150,14 @@ def test_nonsense(hosts: list[Host], both: list[Cnm]) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
     assert path.read_bytes() == before
+    network = hosts[0].etcd.keys("networks/")["networks/blue"]
+    hosts[0].etcd.put("networks/blue", "{}")
+    hosts[0].etcd.put("conflists/blue", json.dumps({"cniVersion": "1.0.0", "cnm": {}}))
+    while "networks/blue" not in hosts[1].log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert path.read_bytes() == before
+    hosts[0].etcd.put("networks/blue", network)
     hosts[0].etcd.put("conflists/blue", json.dumps({"cniVersion": "1.1.0", "cnm": {"x": 1}}))
     while '"1.1.0"' not in await_file(hosts[1]).read_text():
         assert time.monotonic() < deadline
