@@ -49,7 +49,7 @@ Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 Upstream-Name: cnm
 
 Files: *
-Copyright: the authors of cnm
+Copyright: 2026 the authors of cnm
 License: Apache-2.0
  On Debian systems the text is in /usr/share/common-licenses/Apache-2.0. What others wrote, and
  is linked or copied into the executables, is in cnm.cdx.json beside this file, with its licenses.

@@ -149,6 +149,12 @@ def test_package(deb: Path, tmp_path: Path) -> None:
     assert answer["supportedVersions"] == list(cni.VERSIONS)
     assert output(tmp_path / "usr/bin/cnm", "--version").startswith("cnm ")
     assert output(*dpkg, "--verify", "cnm") == ""
+    # As docs/install.md has it for a runtime that looks into one directory.
+    script, node = tmp_path / "usr/lib/cnm/install.sh", tmp_path / "node"
+    output("env", f"DESTDIR={node}", "PREFIX=", script)
+    assert {each.name for each in (node / "opt/cni/bin").glob("[!.]*")} == set(EXECUTABLES)
+    output("env", f"DESTDIR={node}", "PREFIX=", script, "uninstall")
+    assert not [each for each in node.rglob("*") if not each.is_dir()]
     unit = (tmp_path / "usr/lib/systemd/system/cnm-agent.service").read_text()
     assert unit.startswith("[Unit]") and "ExecStart=/usr/bin/cnm agent" in unit
     output(*dpkg, "--purge", "cnm")
