@@ -27,8 +27,9 @@ from cnm_core.ipam.cluster import member_of
 from cnm_core.kernel import link, neighbour
 from cnm_core.kernel.netlink import Socket
 from cnm_core.model import EndpointKey
-from cnm_core.store.cluster import Member, Outdated, Published, endpoint_of, endpoint_place
+from cnm_core.store.cluster import Outdated
 from cnm_core.store.endpoints import EndpointStore
+from cnm_core.store.entries import Member, Published, endpoint_of, endpoint_place
 from cnm_core.store.membership import Membership, View
 from cnm_core.store.shared import Change, Compacted
 

@@ -16,8 +16,8 @@ from cnm_core.drivers.vtep_guard import Guard
 from cnm_core.errors import Error
 from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
-from cnm_core.store.cluster import Member
 from cnm_core.store.endpoints import EndpointStore
+from cnm_core.store.entries import Member
 from cnm_core.store.membership import Membership, View
 
 _PREFIX = "members/"

@@ -22,7 +22,7 @@ from cnm_core.drivers.overlay import bridge_name
 from cnm_core.errors import InvalidNetworkConfig
 from cnm_core.inet import format_ip
 from cnm_core.ipam import cluster
-from cnm_core.store.cluster import SharedNetwork
+from cnm_core.store.entries import SharedNetwork
 from cnm_core.store.membership import open_membership
 
 

@@ -12,7 +12,7 @@ from cnm_core.cni.invocation import VERSIONS
 from cnm_core.config import formats
 from cnm_core.errors import StateFailure
 from cnm_core.inet import format_ip
-from cnm_core.store.cluster import SharedNetwork
+from cnm_core.store.entries import SharedNetwork
 
 # In what is ours of a file: the cluster whose network it is, and whether the agent wrote it.
 CLUSTER, BY_AGENT = "cluster", "byAgent"

@@ -14,7 +14,7 @@ from cnm_core.drivers.overlay import bridge_name, device_name
 from cnm_core.errors import Error
 from cnm_core.inet import Address, format_ip, format_mac
 from cnm_core.ipam.cluster import ClusterIpam
-from cnm_core.store.cluster import Member, Published, SharedNetwork
+from cnm_core.store.entries import Member, Published, SharedNetwork
 from cnm_core.store.membership import Membership, open_membership
 
 

@@ -40,7 +40,7 @@ from cnm_core.model import (
     Route,
     gateways,
 )
-from cnm_core.store.cluster import mac_of
+from cnm_core.store.entries import mac_of
 from cnm_core.store.membership import Membership, View, membership_of
 
 TYPE_CHECKING = False
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from cnm_core.drivers.overlay_routes import Entries
     from cnm_core.drivers.tunnel import Tunnel
-    from cnm_core.store.cluster import Member, Published, SharedNetwork
+    from cnm_core.store.entries import Member, Published, SharedNetwork
 
 # The WireGuard device that all encrypted networks of a host send through.
 TUNNEL = "wg-cnm"

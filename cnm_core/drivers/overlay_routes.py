@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from cnm_core.kernel.link import Link
     from cnm_core.kernel.netlink import Socket
-    from cnm_core.store.cluster import Published
+    from cnm_core.store.entries import Published
     from cnm_core.store.membership import View
 
     Entries = set["Row | Way"]

@@ -12,8 +12,8 @@ from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
 from cnm_core.model import Endpoint, EndpointKey
 from cnm_core.record import Record
-from cnm_core.store.cluster import Published, mac_of
 from cnm_core.store.endpoints import EndpointStore
+from cnm_core.store.entries import Published, mac_of
 from cnm_core.store.membership import Membership, View
 
 TYPE_CHECKING = False

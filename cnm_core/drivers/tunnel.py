@@ -17,7 +17,8 @@ from cnm_core.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Sock
 from cnm_core.kernel.wireguard import Device, Peer, Wireguard
 from cnm_core.model import Drift
 from cnm_core.store import tunnels
-from cnm_core.store.cluster import Member, Outdated
+from cnm_core.store.cluster import Outdated
+from cnm_core.store.entries import Member
 from cnm_core.store.membership import Membership
 from cnm_core.store.tunnels import PrivateKey, encode_key, tunnel_ip
 

@@ -23,15 +23,8 @@ from cnm_core.kernel import underlay
 from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.vxlan import OVERHEAD
 from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool
-from cnm_core.store.cluster import (
-    Member,
-    Outdated,
-    Published,
-    SharedNetwork,
-    Subnet,
-    first_of,
-    mac_of,
-)
+from cnm_core.store.cluster import Outdated, first_of
+from cnm_core.store.entries import Member, Published, SharedNetwork, Subnet, mac_of
 from cnm_core.store.membership import Membership, View
 from cnm_core.store.shared import Unreachable
 

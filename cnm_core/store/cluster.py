@@ -1,24 +1,7 @@
-"""What the hosts of an overlay have written down together, and how it may change.
-
-Keys, all below ``cnm/v1/<cluster>/`` in a store of many clusters:
-
-| key | value |
-|---|---|
-| ``members/<node>`` | a host: its VTEP, and the MTU that its underlay leaves |
-| ``alive/<node>`` | there while the host's agent keeps its lease |
-| ``tunnels/<node>`` | a host's public key and port, where it has encrypted networks |
-| ``networks/<network>`` | VNI, port, MTU and subnets |
-| ``vnis/<VNI>`` | the network that has the VNI |
-| ``subnets`` | the network that was made last: of two at once one looks at the other's subnets |
-| ``blocks/<network>/<address>_<length>`` | the host that gives these addresses |
-| ``ips/<network>/<address>`` | the endpoint that has the address, as ``<node>/<key>`` |
-| ``endpoints/<network>/<node>/<key>`` | addresses, MAC address and VTEP of an endpoint |
-| ``conflists/<network>`` | there if hosts are to have a file of it: what that says beside it |
-| ``schema`` | absent: what all of this means has no other version yet |
+"""How what the hosts of an overlay have written down together (entries.py) may change.
 
 A version that means something else by these keys writes ``schema`` before it does, and
-this one keeps away then: every transaction has the absence as a condition. Members of an
-object that a value is may be added at any time; whoever does not know them leaves them.
+this one keeps away then: every transaction has the absence as a condition.
 
 An entry that makes no sense counts as absent wherever many are read, and is reported.
 
@@ -29,7 +12,6 @@ claim by these rules.
 """
 
 from cnm_core import json
-from cnm_core.config import formats
 from cnm_core.errors import (
     ClaimConflict,
     Error,
@@ -41,16 +23,29 @@ from cnm_core.errors import (
 from cnm_core.inet import (
     Address,
     format_ip,
-    format_mac,
-    parse_address,
-    parse_ip,
-    parse_mac,
-    parse_subnet,
     to_int,
     to_ip,
 )
 from cnm_core.model import EndpointKey
-from cnm_core.record import Record
+from cnm_core.store.entries import (
+    VNIS,
+    Block,
+    Claim,
+    Member,
+    Published,
+    SharedNetwork,
+    block_key,
+    claim_in,
+    encode_endpoint,
+    encode_member,
+    encode_network,
+    endpoint_in,
+    endpoint_key,
+    endpoint_place,
+    ip_key,
+    member_in,
+    network_in,
+)
 from cnm_core.store.shared import Delete, Entry, Holds, Put, Unchanged
 
 TYPE_CHECKING = False
@@ -63,9 +58,8 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 # VNIs that are given out; below them those that other systems use by default.
-_FIRST_VNI, _LAST_VNI = 4097, (1 << 24) - 1
+_FIRST_VNI = 4097
 _LAST_MADE = "subnets"
-NO_BUM, BRIDGED = "none", "l2"
 _SCHEMA = "schema"
 # A subnet is given out in blocks of these prefix lengths, for each host one and more as needed.
 _BLOCK_LENGTHS = {32: 27, 128: 120}
@@ -81,98 +75,8 @@ _SAME = {
     "encrypted": "encrypted",
 }
 _ATTEMPTS = 100
-# What an encrypted network's frames have about them beyond a plain one's (store/tunnels.py).
-ENCRYPTION_OVERHEAD = 80
 # etcd's own limit of operations in one transaction (--max-txn-ops).
 _TXN_OPS = 120
-
-
-class Member(Record):
-    """A host. `mtu` is what its underlay leaves to containers; `revision` that of its joining,
-    0 before.
-    """
-
-    node: str
-    vtep: bytes
-    mtu: int
-    revision: int = 0
-
-
-class Subnet(Record):
-    """A subnet of a network, with the address that every host's bridge has in it."""
-
-    address: Address
-    gateway: bytes
-
-    def __str__(self) -> str:
-        return f"{self.address} with gateway {format_ip(self.gateway)}"
-
-
-class SharedNetwork(Record):
-    """A network as all hosts have it. `vni` 0 asks for one that is free.
-
-    `mtu` is that of bridges and containers; `revision` that of its making, 0 before. `mode` is
-    "l2" or "l3". `bum` is what becomes of frames to everybody or nobody known, "none" or
-    "ingress-replication"; without `tx_checksum` VXLAN devices leave checksums to nobody else.
-    """
-
-    name: str
-    vni: int
-    port: int
-    mtu: int
-    internal: bool
-    subnets: tuple[Subnet, ...]
-    mode: str = BRIDGED
-    bum: str = NO_BUM
-    tx_checksum: bool = True
-    encrypted: bool = False
-    revision: int = 0
-
-    @property
-    def routed(self) -> bool:
-        """Whether hosts route each other's blocks, in place of one bridge over all of them."""
-        return self.mode != BRIDGED
-
-    @property
-    def floods(self) -> bool:
-        """Whether what goes to everybody is sent to each host."""
-        return self.bum != NO_BUM
-
-    @property
-    def overhead(self) -> int:
-        """What the network's encryption takes of the MTU that a host's underlay leaves."""
-        return ENCRYPTION_OVERHEAD if self.encrypted else 0
-
-
-class Block(Record):
-    """Addresses that one host gives, since a revision."""
-
-    address: Address
-    revision: int
-
-
-class Claim(Record):
-    """A block with the host that has it. `changed` is one that was another's before."""
-
-    block: Block
-    node: str
-    changed: bool = False
-
-
-class Published(Record):
-    """An endpoint as the other hosts know it."""
-
-    network: str
-    node: str
-    key: EndpointKey
-    ips: tuple[bytes, ...]
-    mac: bytes
-    vtep: bytes
-
-    @property
-    def owner(self) -> str:
-        """What the keys of its addresses hold."""
-        return f"{self.node}/{self.key}"
 
 
 class Outdated(Exception):
@@ -201,7 +105,7 @@ class Cluster:
 
     def members(self) -> list[Member]:
         """All hosts."""
-        return list(self.read_all("members/", _member_of))
+        return list(self.read_all("members/", member_in))
 
     def has_member(self, node: str) -> bool:
         """Whether a host of that name is a member, whatever is said of it."""
@@ -225,7 +129,7 @@ class Cluster:
                 if each.vtep == wanted.vtep:
                     raise _vtep_in_use(wanted, each)
             since = entry.revision if entry else 0
-            put = Put(key, _encode_member(wanted, entry.value if entry else ""))
+            put = Put(key, encode_member(wanted, entry.value if entry else ""))
             revision = self._commit((Unchanged(key, since),), (put,))
             if revision is not None:
                 return wanted.replace(revision=revision)
@@ -246,11 +150,11 @@ class Cluster:
     def network(self, name: str) -> SharedNetwork | None:
         """A network of that name, None where there is none."""
         entry = self.store.get(f"networks/{name}")
-        return _network_of(entry) if entry else None
+        return network_in(entry) if entry else None
 
     def networks(self) -> list[SharedNetwork]:
         """All networks."""
-        return list(self.read_all("networks/", _network_of))
+        return list(self.read_all("networks/", network_in))
 
     def create_network(self, wanted: SharedNetwork, mtu: int) -> SharedNetwork:
         """Make a network known, with a VNI of its own; the one of that name if it is the same.
@@ -323,7 +227,7 @@ class Cluster:
 
     def claims(self, network: str) -> list[Claim]:
         """Every block of a network that some host has."""
-        return list(self.read_all(f"blocks/{network}/", _claim_of))
+        return list(self.read_all(f"blocks/{network}/", claim_in))
 
     def claim_block(self, network: str, subnet: Address, member: Member) -> Block:
         """A block of a subnet that no host has.
@@ -338,7 +242,7 @@ class Cluster:
                     f'every block of {subnet} of network "{network}" is some host\'s',
                     details='"cnm node fence" frees those of a host that is gone for good',
                 )
-            key = _block_key(network, block)
+            key = block_key(network, block)
             revision = self.claim(member, (Unchanged(key),), (Put(key, member.node),))
             if revision is not None:
                 return Block(block, revision)
@@ -346,7 +250,7 @@ class Cluster:
 
     def release_block(self, network: str, block: Block) -> None:
         """Give a block back, if the host still has it as it claimed it."""
-        key = _block_key(network, block.address)
+        key = block_key(network, block.address)
         self._commit((Unchanged(key, block.revision),), (Delete(key),))
 
     def publish(
@@ -362,14 +266,14 @@ class Cluster:
         Outdated where the host was fenced, the network was removed, or one of the blocks that
         the addresses are out of is not the host's any more.
         """
-        claims = tuple(_ip_key(endpoint.network, ip) for ip in endpoint.ips)
+        claims = tuple(ip_key(endpoint.network, ip) for ip in endpoint.ips)
         known = [Unchanged(f"networks/{network.name}", network.revision)]
         for block in blocks:
             if any(ip in block.address for ip in endpoint.ips):
-                known.append(Unchanged(_block_key(network.name, block.address), block.revision))
+                known.append(Unchanged(block_key(network.name, block.address), block.revision))
         changes = (
             *(Put(key, endpoint.owner) for key in claims),
-            Put(_endpoint_key(endpoint), _encode_endpoint(endpoint)),
+            Put(endpoint_key(endpoint), encode_endpoint(endpoint)),
         )
         if self.claim(member, (*known, *map(Unchanged, claims)), changes) is not None:
             return None
@@ -383,19 +287,19 @@ class Cluster:
 
     def holder(self, network: str, ip: bytes) -> str:
         """Who has an address, as ``<node>/<container ID>:<interface>``; "" for nobody."""
-        entry = self.store.get(_ip_key(network, ip))
+        entry = self.store.get(ip_key(network, ip))
         return entry.value if entry else ""
 
     def published(self, network: str, node: str, key: EndpointKey) -> Published | None:
         """An endpoint of a host, None where it is not known."""
         entry = self.store.get(f"endpoints/{network}/{node}/{key}")
-        return self._sense(entry, _published_of) if entry else None
+        return self._sense(entry, endpoint_in) if entry else None
 
     def endpoints(self, network: str = "", node: str = "") -> list[Published]:
         """The endpoints of a network, or of all; on all hosts, or on one."""
         prefix = "endpoints/" + (f"{network}/" if network else "")
         prefix += f"{node}/" if network and node else ""
-        found = self.read_all(prefix, _published_of)
+        found = self.read_all(prefix, endpoint_in)
         return [each for each in found if node in ("", each.node)]
 
     def endpoints_until(
@@ -404,7 +308,7 @@ class Cluster:
         """The endpoints of a network, or those known at a revision, and the newest revision."""
         found = self.store.range(f"endpoints/{network}/")
         entries = [each for each in found.entries if until is None or each.revision <= until]
-        known = [self._sense(each, _published_of) for each in entries]
+        known = [self._sense(each, endpoint_in) for each in entries]
         return [each for each in known if each is not None], found.revision
 
     def withdraw(
@@ -420,7 +324,7 @@ class Cluster:
         If it has exactly those that are given, one request does it. Who may come too late
         says with `still` whether it is to go: an endpoint of that key may have come back.
         """
-        names = [_ip_key(network, ip) for ip in ips]
+        names = [ip_key(network, ip) for ip in ips]
         held = tuple(Holds(name, f"{node}/{key}") for name in names)
         gone = (Delete(f"endpoints/{network}/{node}/{key}"), *map(Delete, names))
         if held and self._commit(held, gone) is not None:
@@ -429,7 +333,7 @@ class Cluster:
             known = self.store.get(f"endpoints/{network}/{node}/{key}")
             if known is None or (still is not None and not still()):
                 return
-            endpoint = self._sense(known, _published_of)
+            endpoint = self._sense(known, endpoint_in)
             conditions = [Unchanged(known.key, known.revision)]
             changes = [Delete(known.key)]
             for entry in self._claimed(network, endpoint):
@@ -492,7 +396,7 @@ class Cluster:
             yield from self.store.range(f"ips/{network}/").entries
             return
         for ip in endpoint.ips:
-            entry = self.store.get(_ip_key(network, ip))
+            entry = self.store.get(ip_key(network, ip))
             if entry is not None:
                 yield entry
 
@@ -514,9 +418,7 @@ class Cluster:
 
     def _free_vni(self) -> int:
         taken = {each.key for each in self.store.range("vnis/").entries}
-        return next(
-            each for each in range(_FIRST_VNI, _LAST_VNI + 1) if f"vnis/{each}" not in taken
-        )
+        return next(each for each in VNIS[_FIRST_VNI - 1 :] if f"vnis/{each}" not in taken)
 
     def _delete_all(self, keys: list[str]) -> None:
         for at in range(0, len(keys), _TXN_OPS):
@@ -526,173 +428,6 @@ class Cluster:
 def _of_host(node: str) -> tuple[str, ...]:
     """The keys that say that a host is there."""
     return f"members/{node}", f"alive/{node}", f"tunnels/{node}"
-
-
-def mac_of(ips: tuple[bytes, ...]) -> bytes:
-    """The MAC address of an endpoint, which follows from its first address.
-
-    So an address that moves to another host takes its MAC address along. IPv4's whole
-    address is in it, of IPv6 the last 32 bits, which are unique within a host's block.
-    """
-    first = min(ips, key=len)
-    return bytes([0x02, 0x42 if len(first) == 4 else 0x46]) + first[-4:]
-
-
-def endpoint_of(key: str, value: str) -> Published:
-    """The endpoint that an entry below ``endpoints/`` means. Raises StateFailure."""
-    return _published_of(Entry(key, value, 0))
-
-
-def endpoint_place(key: str) -> tuple[str, str, EndpointKey] | None:
-    """Network, host and endpoint of a key below ``endpoints/``; None if it makes no sense."""
-    parts = key.split("/")
-    container_id, _, ifname = parts[-1].partition(":")
-    if len(parts) != 4 or not all(parts) or not container_id or not ifname:
-        return None
-    return parts[1], parts[2], EndpointKey(container_id, ifname)
-
-
-def decoded(entry: Entry, decode: "Callable[[str, dict[str, object]], T]") -> "T":
-    """What an entry means to a decoder of its key and fields. Raises StateFailure."""
-    try:
-        fields = json.loads(entry.value)
-        if type(fields) is not dict:
-            raise ValueError("not an object")
-        return decode(entry.key, fields)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _senseless(entry, error) from None
-
-
-def _senseless(entry: Entry, error: Exception) -> StateFailure:
-    why = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    return StateFailure(
-        f'"{entry.key}" of the cluster makes no sense: {why}: {json.shorten(entry.value)}',
-        details="an older or newer version may have written it, or somebody by hand",
-    )
-
-
-def _name_of(key: str) -> str:
-    """The name in a key of two segments."""
-    _, _, name = key.partition("/")
-    if not name or "/" in name:
-        raise ValueError("the key is not of two segments")
-    return name
-
-
-def _member_of(entry: Entry) -> Member:
-    return decoded(entry, _member).replace(revision=entry.revision)
-
-
-def _encode_member(member: Member, present: str) -> str:
-    """The value of a member's key, with what another version has written there."""
-    try:
-        known = json.loads(present)
-    except ValueError:
-        known = None
-    more = known if type(known) is dict else {}
-    return json.dumps({**more, "vtep": format_ip(member.vtep), "mtu": member.mtu})
-
-
-def decode_network(name: str, value: str, revision: int) -> SharedNetwork:
-    """The network that a value means. Raises StateFailure."""
-    return _network_of(Entry(f"networks/{name}", value, revision))
-
-
-def _network_of(entry: Entry) -> SharedNetwork:
-    return decoded(entry, _network).replace(revision=entry.revision)
-
-
-def _published_of(entry: Entry) -> Published:
-    return decoded(entry, _published)
-
-
-def _member(key: str, fields: dict[str, object]) -> Member:
-    return Member(_name_of(key), parse_ip(str(fields["vtep"])), _number(fields, "mtu", 0))
-
-
-def _number(fields: dict[str, object], name: str, least: int, most: int = 1 << 32) -> int:
-    value = fields[name]
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{name} is not a number from {least} to {most}")
-    return value
-
-
-def _items(value: object) -> "Iterator[dict[str, object]]":
-    if type(value) is not list or not all(type(each) is dict for each in value):
-        raise ValueError(f"not a list of objects: {json.shorten(value)}")
-    yield from value
-
-
-def encode_network(network: SharedNetwork) -> str:
-    """The value of a network's key."""
-    return json.dumps(
-        {
-            "vni": network.vni,
-            "port": network.port,
-            "mtu": network.mtu,
-            "internal": network.internal,
-            "mode": network.mode,
-            "bum": network.bum,
-            "txChecksum": network.tx_checksum,
-            "encrypted": network.encrypted,
-            "subnets": [
-                {"subnet": str(each.address), "gateway": format_ip(each.gateway)}
-                for each in network.subnets
-            ],
-        }
-    )
-
-
-def _network(key: str, fields: dict[str, object]) -> SharedNetwork:
-    subnets = tuple(
-        Subnet(parse_address(str(each["subnet"])), parse_ip(str(each["gateway"])))
-        for each in _items(fields["subnets"])
-    )
-    if not subnets or any(each.gateway not in each.address for each in subnets):
-        raise ValueError("subnets: is empty, or a gateway is not in its subnet")
-    return SharedNetwork(
-        name=_name_of(key),
-        vni=_number(fields, "vni", 1, _LAST_VNI),
-        port=_number(fields, "port", 1, 65535),
-        mtu=_number(fields, "mtu", 68, 65535),
-        internal=fields["internal"] is True,
-        subnets=subnets,
-        mode=formats.overlay_mode(str(fields.get("mode", BRIDGED))),
-        bum=formats.bum(str(fields.get("bum", NO_BUM))),
-        tx_checksum=fields.get("txChecksum") is not False,
-        encrypted=fields.get("encrypted") is True,
-    )
-
-
-def _encode_endpoint(endpoint: Published) -> str:
-    return json.dumps(
-        {
-            "ips": [format_ip(ip) for ip in endpoint.ips],
-            "mac": format_mac(endpoint.mac),
-            "vtep": format_ip(endpoint.vtep),
-        }
-    )
-
-
-def _published(key: str, fields: dict[str, object]) -> Published:
-    place = endpoint_place(key)
-    if place is None:
-        raise ValueError("the key is not endpoints/<network>/<node>/<container ID>:<interface>")
-    ips = fields["ips"]
-    if type(ips) is not list or not ips:
-        raise ValueError("ips is not a list of addresses")
-    mac = parse_mac(str(fields["mac"]))
-    if mac[0] & 1 or not any(mac):
-        raise ValueError("mac is no address of one interface")  # zeros mean all hosts to VXLAN
-    network, node, endpoint = place
-    return Published(
-        network=network,
-        node=node,
-        key=endpoint,
-        ips=tuple(parse_ip(str(ip)) for ip in ips),
-        mac=mac,
-        vtep=parse_ip(str(fields["vtep"])),
-    )
 
 
 def _vtep_in_use(wanted: Member, holder: Member) -> InvalidNetworkConfig:
@@ -735,21 +470,6 @@ def _refuse_overlap(wanted: SharedNetwork, present: list[SharedNetwork]) -> None
                     )
 
 
-def _block_key(network: str, block: Address) -> str:
-    return f"blocks/{network}/{format_ip(block.ip)}_{block.prefix}"
-
-
-def _claim_of(entry: Entry) -> Claim:
-    try:
-        _, _, name = entry.key.split("/")
-        address = parse_subnet(name.replace("_", "/"))
-        if not entry.value or "/" in entry.value:
-            raise ValueError("the value is no host")
-    except ValueError as error:
-        raise _senseless(entry, error) from None
-    return Claim(Block(address, entry.revision), entry.value, entry.created != entry.revision)
-
-
 def _conflict(network: str, claim: Claim, claims: list[Claim]) -> ClaimConflict | None:
     """What is wrong with a claim: it was another host's, or is across an earlier one of it."""
     address = claim.block.address
@@ -757,7 +477,7 @@ def _conflict(network: str, claim: Claim, claims: list[Claim]) -> ClaimConflict 
         return ClaimConflict(
             f'block {address} of network "{network}" was another host\'s and is said to be '
             f'that of "{claim.node}" now, though it was never given back',
-            details=f'remove "{_block_key(network, address)}" from the store; the host that gave '
+            details=f'remove "{block_key(network, address)}" from the store; the host that gave '
             "addresses out of it claims it, or another one, again",
         )
     for each in claims:
@@ -767,7 +487,7 @@ def _conflict(network: str, claim: Claim, claims: list[Claim]) -> ClaimConflict 
             return ClaimConflict(
                 f'block {address} of network "{network}", claimed by "{claim.node}", is across '
                 f'{other}, which is that of "{each.node}"',
-                details=f'remove "{_block_key(network, address)}" from the store',
+                details=f'remove "{block_key(network, address)}" from the store',
             )
     return None
 
@@ -805,11 +525,3 @@ def _free_block(subnet: Address, taken: list[Address]) -> Address | None:
         if block.ip not in usual and not any(_overlap(block, each) for each in odd):
             return block
     return None
-
-
-def _ip_key(network: str, ip: bytes) -> str:
-    return f"ips/{network}/{format_ip(ip)}"
-
-
-def _endpoint_key(endpoint: Published) -> str:
-    return f"endpoints/{endpoint.network}/{endpoint.owner}"

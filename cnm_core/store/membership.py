@@ -17,14 +17,8 @@ from cnm_core.inet import Address, format_ip, parse_address, parse_ip
 from cnm_core.model import EndpointKey
 from cnm_core.record import Record
 from cnm_core.store import files
-from cnm_core.store.cluster import (
-    Block,
-    Cluster,
-    Member,
-    SharedNetwork,
-    decode_network,
-    encode_network,
-)
+from cnm_core.store.cluster import Cluster
+from cnm_core.store.entries import Block, Member, SharedNetwork, decode_network, encode_network
 from cnm_core.store.shared import Unreachable
 
 TYPE_CHECKING = False

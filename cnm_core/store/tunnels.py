@@ -13,7 +13,8 @@ from cnm_core import json
 from cnm_core.inet import format_ip, parse_ip
 from cnm_core.record import Record
 from cnm_core.store import files
-from cnm_core.store.cluster import Cluster, Member, decoded
+from cnm_core.store.cluster import Cluster
+from cnm_core.store.entries import Member, decoded
 from cnm_core.store.shared import Put
 
 PREFIX = "tunnels/"

@@ -10,7 +10,7 @@ from cnm_core.inet import format_ip, format_mac
 from cnm_core.kernel import neighbour, netlink, vxlan
 from cnm_core.kernel.neighbour import Row
 from cnm_core.kernel.vxlan import Vxlan
-from cnm_core.store.cluster import mac_of
+from cnm_core.store.entries import mac_of
 
 macs = st.binary(min_size=6, max_size=6)
 ips = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)

@@ -13,7 +13,8 @@ from cnm_core.inet import format_ip, parse_ip
 from cnm_core.kernel import netlink, wireguard
 from cnm_core.kernel.wireguard import Device, Peer
 from cnm_core.store import tunnels
-from cnm_core.store.cluster import Cluster, Member
+from cnm_core.store.cluster import Cluster
+from cnm_core.store.entries import Member
 from cnm_core.store.shared import Put
 from cnm_core.store.shared_files import FileStore
 from cnm_core.store.tunnels import PrivateKey, Tunnel, tunnel_ip
