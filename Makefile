@@ -108,7 +108,8 @@ bench-overlay: venv build  ## measure overlay networks over 3, 30 and 100 hosts 
 build: dist/.built  ## freeze the executables into dist/cnm/bin
 
 dist/.built: $(VENV)/.installed $(SOURCES)
-	$(VENV)/bin/pyinstaller --noconfirm --distpath dist --workpath .build/pyinstaller build/spec/cnm.spec
+	# The order of sets would get into an archive of the command line's.
+	PYTHONHASHSEED=0 $(VENV)/bin/pyinstaller --noconfirm --distpath dist --workpath .build/pyinstaller build/spec/cnm.spec
 	test -x dist/cnm/bin/bridge -a -x dist/cnm/bin/cnm
 	touch $@
 
