@@ -39,7 +39,6 @@ from cnm_core.model import (
     Route,
     gateways,
 )
-from cnm_core.store.endpoints import EndpointStore
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -202,8 +201,8 @@ class Bridge:
         )
         if not options.disable_container_interface:
             self._await_port(self._host_end)
-            crowd = EndpointStore(network.state_dir).count(network.name)
-            announce(container_end, netns, apart=crowd > _CROWD)
+            crowd = link.port_number(self._host_end) > _CROWD  # it has as many ports at least
+            announce(container_end, netns, apart=crowd)
         shared = () if self._gateway is None else (interface(self._gateway),)
         return attached(
             endpoint.addressing,

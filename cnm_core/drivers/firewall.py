@@ -21,7 +21,7 @@ from cnm_core.drivers import firewall_rules as rules
 from cnm_core.drivers.firewall_rules import ADDRESS, TABLE, family_of
 from cnm_core.errors import AddressInUse, InvalidNetworkConfig, KernelRefused
 from cnm_core.inet import Address, format_ip
-from cnm_core.kernel import address, conntrack
+from cnm_core.kernel import conntrack, route
 from cnm_core.kernel import expressions as ex
 from cnm_core.kernel import nftables as nft
 from cnm_core.kernel.netlink import Request, Socket
@@ -30,6 +30,7 @@ from cnm_core.model import Drift, Endpoint, EndpointKey, Policy, PublishedPort
 from cnm_core.record import Record
 
 UDP = 17
+_LINK_LOCAL = Address(b"\xfe\x80" + bytes(14), 10)
 _PROTOCOLS = {6: "tcp", UDP: "udp", 132: "sctp"}
 FAMILY_VERSIONS = {"ip": 4, "ip6": 6}
 # The maps of published ports.
@@ -339,12 +340,10 @@ def _leads_to(element: Element) -> tuple[bytes, int]:
 def _own(family: str) -> list[bytes]:
     """The host's addresses to which flows to containers may be sent.
 
-    Not those of link scope, which no router passes on (RFC 4291, section 2.5.6) and every
-    host end has one of.
+    Not IPv6's of link scope, which no router passes on (RFC 4291, section 2.5.6).
     """
-    kind = AF_INET if family == "ip" else AF_INET6
-    present = address.list_of(Socket(), 0, kind)
-    return [each.address.ip for each in present if each.scope != address.RT_SCOPE_LINK]
+    present = route.local_addresses(Socket(), AF_INET if family == "ip" else AF_INET6)
+    return [ip for ip in present if ip not in _LINK_LOCAL]
 
 
 def _port_in(name: str, element: Element) -> str:

@@ -34,7 +34,7 @@ IF_OPER_UP = 6
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_DATA = 1, 2, 5
 VETH_INFO_PEER = 1
 IFLA_BR_MCAST_SNOOPING = 23
-IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
+IFLA_BRPORT_MODE, IFLA_BRPORT_NO, IFLA_BRPORT_ISOLATED = 4, 18, 33
 RTEXT_FILTER_SKIP_STATS = 8
 AF_BRIDGE = 7
 RTMGRP_LINK = 1
@@ -42,6 +42,7 @@ RTMGRP_LINK = 1
 _GONE = "gone"
 
 _IFINFOMSG = Struct("=BxHiII")
+_U16 = Struct("=H")
 _DUMP_STATS_OFF = u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
 TYPE_CHECKING = False
@@ -115,6 +116,12 @@ def parse(message: bytes) -> Link:
         data=info.get(IFLA_INFO_DATA, b""),
         port=slave,
     )
+
+
+def port_number(port: Link) -> int:
+    """The number of a bridge's port: from 1, the lowest that was free (find_portno, br_if.c)."""
+    number: int = _U16.unpack(attributes(port.port)[IFLA_BRPORT_NO])[0]
+    return number
 
 
 def get(name: str) -> Request:

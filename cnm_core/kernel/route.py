@@ -25,7 +25,8 @@ RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_METRICS = 1, 4, 5, 6, 8
 RTA_PREFSRC, RTNH_F_ONLINK = 7, 0x4
 RTA_MULTIPATH, RTA_TABLE = 9, 15
 RTAX_MTU, RTAX_ADVMSS = 2, 8
-RT_TABLE_MAIN, RTPROT_BOOT, RTPROT_KERNEL, RTN_UNICAST = 254, 3, 2, 1
+RT_TABLE_MAIN, RT_TABLE_LOCAL = 254, 255
+RTPROT_BOOT, RTPROT_KERNEL, RTN_UNICAST, RTN_LOCAL = 3, 2, 1, 2
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 0, 253
 
 _RTMSG = Struct("=BBBBBBBBI")
@@ -119,6 +120,22 @@ def default_links(socket: Socket) -> list[int]:
                 metric = U32.unpack(values.get(RTA_PRIORITY, bytes(4)))[0]
                 found.append((number, metric, U32.unpack(index)[0]))
     return list(dict.fromkeys(index for _, _, index in sorted(found)))
+
+
+def local_addresses(socket: Socket, family: int) -> list[bytes]:
+    """The addresses that are the host's, out of the table of local routes.
+
+    Asking for addresses has the kernel look at every link, of which a host may have thousands
+    without any.
+    """
+    body = _RTMSG.pack(family, 0, 0, 0, RT_TABLE_LOCAL, 0, 0, RTN_LOCAL, 0)
+    found = []
+    for message in socket.dump(Request(RTM_GETROUTE, NLM_F_DUMP, body, "list local routes")):
+        prefix = _RTMSG.unpack_from(message)[1]
+        ip = attributes(message, 12).get(RTA_DST, b"")
+        if prefix == len(ip) * 8:
+            found.append(ip)
+    return found
 
 
 def describe(route: Route) -> str:

@@ -4,7 +4,6 @@ One JSON file an endpoint, ``<directory>/<network>/<container ID>:<interface nam
 written before the kernel is changed and removed after. A colon is in neither part.
 """
 
-from posix import listdir
 from time import time_ns
 
 from cnm_core import json
@@ -95,13 +94,6 @@ class EndpointStore:
         """Forget an endpoint; it may be forgotten already, or half written."""
         files.remove(files.temporary(self._path(network, key)))
         files.remove(self._path(network, key))
-
-    def count(self, network: str) -> int:
-        """How many records a network has, roughly: what is half written counts as well."""
-        try:
-            return len(listdir(self._network(network)))
-        except OSError:
-            return 0
 
     def keys(self, network: str) -> list[EndpointKey]:
         """The endpoints of a network that have records, whole or broken."""

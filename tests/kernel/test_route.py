@@ -1,7 +1,10 @@
 """Routes as the kernel has them."""
 
+from socket import AF_INET, AF_INET6
+
 import pytest
 
+from cnm_core.inet import format_ip
 from cnm_core.kernel import route
 from cnm_core.kernel.netlink import Socket
 from tests.iproute import HOST
@@ -40,3 +43,17 @@ def test_default_with_two_next_hops(uplinks: None) -> None:
     hops = ["nexthop", "via", "10.2.0.1", "nexthop", "via", "10.1.0.1"]
     HOST.ip("route", "add", "default", *hops)
     assert route.default_links(Socket()) == links_of("up2")
+
+
+def test_local_addresses(uplinks: None) -> None:
+    """Those of every link and of no network, broadcast or multicast group."""
+    HOST.ip("link", "set", "lo", "up")
+    found = {format_ip(ip) for ip in route.local_addresses(Socket(), AF_INET)}
+    assert found == {"127.0.0.1", "10.1.0.2", "10.2.0.2", "10.3.0.2"}
+    found = {format_ip(ip) for ip in route.local_addresses(Socket(), AF_INET6)}
+    assert {ip for ip in found if not ip.startswith("fe80:")} == {
+        "::1",
+        "fd00:1::2",
+        "fd00:2::2",
+        "fd00:3::2",
+    }
