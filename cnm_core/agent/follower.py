@@ -1,9 +1,10 @@
 """Makes this host's entries what the store says, for every overlay network it has.
 
 The store is read whole at the start and whenever a watch breaks off; after that changes
-are applied as they come. The kernel is compared with what is wanted every minute, and at
-once when a link goes. What is wanted follows from the store alone: nothing that the
-agent remembers could be wrong.
+are applied as they come. The kernel is compared with what is wanted every minute, or less
+often where that would take more than a 500th of a processor's time, and at once when a link
+goes. What is wanted follows from the store alone: nothing that the agent
+remembers could be wrong.
 """
 
 import threading
@@ -35,6 +36,7 @@ from cnm_core.store.shared import Change, Compacted
 
 _PREFIX = "endpoints/"
 _COMPARE_SECONDS = 60.0
+_COMPARE_SHARE = 500  # of a processor's time at most one in so many seconds
 _RETRY_SECONDS = 1.0
 _FENCE_SECONDS = 5.0
 
@@ -52,7 +54,8 @@ class Follower:
     _known: set[str] = field(default_factory=set)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _look: threading.Event = field(default_factory=threading.Event)
-    _compared: float = 0.0
+    _pause: float = _COMPARE_SECONDS
+    _due: float = 0.0
 
     def __post_init__(self) -> None:
         self._host = Socket()
@@ -103,7 +106,7 @@ class Follower:
             if any(self.membership.pending()):
                 self.membership.replay()
                 self.report.say("replayed")
-            due = time.monotonic() - self._compared > _COMPARE_SECONDS
+            due = time.monotonic() > self._due
             fresh = set(self.membership.networks()) - self._known
             if self._look.is_set() or due or fresh:
                 if not self.membership.cluster.has_member(self.membership.node):
@@ -167,7 +170,8 @@ class Follower:
     def _compare(self) -> None:
         """Compare all networks of this host with the kernel, and mend what differs."""
         self._look.clear()
-        self._compared = time.monotonic()
+        self._pause = _COMPARE_SECONDS
+        begun = time.thread_time()
         self._known = set(self.membership.networks())
         self.report.endpoints = {}
         member = self._join()
@@ -179,6 +183,8 @@ class Follower:
                 # Who is cut off goes first: its frames would have entries of its heir's moved.
                 self._republish(view, member)
                 self._mend(view, endpoints)
+        taken = time.thread_time() - begun
+        self._due = time.monotonic() + max(self._pause, taken * _COMPARE_SHARE)
 
     def _join(self) -> Member | None:
         """This host as the member that it is, also after it was fenced; None where it cannot be."""
@@ -192,7 +198,7 @@ class Follower:
         if absent:
             self.report.say("joined", node=node)
             # The fence may still be under way: look again soon at what it has taken.
-            self._compared -= _COMPARE_SECONDS - _FENCE_SECONDS
+            self._pause = _FENCE_SECONDS
         return member
 
     def _republish(self, view: View, member: Member | None) -> None:

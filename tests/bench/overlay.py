@@ -82,7 +82,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     option("--hosts", default="3,30,100", metavar="A,B", help="how many; default: %(default)s")
     option("-n", type=int, default=60, metavar="ROUNDS", help="default: %(default)s")
     option("--endpoints", type=int, default=10_000, help="of other hosts; default: %(default)s")
-    option("--idle", type=float, default=62, metavar="SECONDS", help="default: %(default)s")
+    option("--idle", type=float, default=200, metavar="SECONDS", help="default: %(default)s")
     option("--seconds", type=int, default=3, help="of each of 6 TCP flows; default: %(default)s")
     option("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
