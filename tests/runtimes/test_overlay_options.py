@@ -287,7 +287,8 @@ def test_routes_grow_with_hosts(routed: list[Host], netns: Sandboxes) -> None:
     assert "10.7.0.32/27 via 10.7.0.33" in error["msg"]
     catch_up(routed[0], netns)
     routed[0].netns.ip("route", "add", "10.7.0.96/27", "dev", "vx-001001")
-    assert "10.7.0.96/27" in routed[0].check(sandbox, result).error(105)["msg"]
+    # Without an agent it may be one that this host was not told of yet: it goes, and is no drift.
+    routed[0].check(sandbox, result).silent()
     catch_up(routed[0], netns)
     assert device_routes(routed[0]) == routes
 
