@@ -67,9 +67,8 @@ class PeerFollower:
         try:
             came, went = self._tunnel.reconcile()
         except NotAvailable:
-            self._compared = (
-                -_COMPARE_SECONDS
-            )  # fenced: it joins again in a moment, and has no key there then
+            # Fenced: it joins again in a moment, and has no key there then.
+            self._compared = -_COMPARE_SECONDS
             return
         except KernelRefused as error:
             if error.errno != ENOENT:

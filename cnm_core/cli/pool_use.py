@@ -71,15 +71,6 @@ def allocated(directory: str, network: str) -> list[Allocated]:
     return found
 
 
-def networks_in(directory: str) -> list[str]:
-    """The networks that have files of addresses."""
-    try:
-        entries = list(Path(directory).iterdir())
-    except OSError:
-        return []
-    return sorted(each.name for each in entries if each.is_dir() and each.name[0] != ".")
-
-
 def _use_of(of: Range, taken: list[bytes]) -> PoolUse:
     used = {to_int(ip) for ip in taken if len(ip) == len(of.subnet.ip) and ip in of.subnet}
     given = sum(last - first + 1 for first, last in of.spans(of.first, of.last))
