@@ -454,18 +454,26 @@ def elements(
     """The elements of a set or map, none if there is no such set or table.
 
     Those of an interval set come in the order of their keys.
+
+    While the kernel moves a set to a larger or smaller hash table, each message of a listing
+    skips as many elements as were told before it, in an order that has changed
+    (nft_rhash_walk, net/netfilter/nft_set_hash.c): as many come twice as are left out. The
+    listing is then taken again.
     """
     body = string(NFTA_SET_ELEM_LIST_SET, name)
     what = f'list set "{name}" of'
     request = _request(NFT_MSG_GETSETELEM, NLM_F_DUMP, family, table, what, body)
-    try:
-        messages = _dump(socket, request)
-    except KernelRefused as error:
-        if error.errno == ENOENT:
-            return []
-        probe(socket)
-        raise
-    found = [each for message in messages for each in _parse(message)]
+    while True:
+        try:
+            messages = _dump(socket, request)
+        except KernelRefused as error:
+            if error.errno == ENOENT:
+                return []
+            probe(socket)
+            raise
+        found = [each for message in messages for each in _parse(message)]
+        if len({(element.key, is_end) for element, is_end in found}) == len(found):
+            break
     return _intervals(found) if interval else [element for element, _ in found]
 
 

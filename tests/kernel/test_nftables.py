@@ -892,13 +892,15 @@ def test_without_privileges(node: None) -> None:
 
 
 class Disturbed(Socket):
-    """A socket that does something once, after the first message of a dump."""
+    """A socket that does something once, after a number of answers, one if not said."""
 
     disturb: Callable[[], None] | None = None
+    after = 1
 
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         yield from super()._receive()
-        if self.disturb is not None:
+        self.after -= 1
+        if self.disturb is not None and self.after <= 0:
             disturb, self.disturb = self.disturb, None
             disturb()
 
@@ -924,6 +926,32 @@ def test_change_while_listing(socket: Socket) -> None:
     nft.commit(socket, rules)
     disturbed.disturb = lambda: nft.commit(socket, [nft.flush_chain("ip", "cnm", "a")])
     assert nft.rules(disturbed, "ip", "cnm", "a") == []
+    disturbed.close()
+
+
+def test_larger_table_while_listing(socket: Socket) -> None:
+    """A listing is whole though the kernel moves the set to another hash table meanwhile.
+
+    A batch that fails grows the table, and changes nothing else: no transaction ends.
+    """
+    ports = [_port(ex.TCP, port, "10.1.0.2", port, "") for port in range(1, 20001)]
+    there, more = ports[:2000], ports[2000:]
+    build = _with_set(PORT_KEY, PORT_DATA["ip"], interval=False)
+    nft.commit(socket, [*build, *(nft.add_elements("ip", "cnm", "keys", [p]) for p in there)])
+    generations = []
+
+    def grow() -> None:
+        adding = [nft.add_elements("ip", "cnm", "keys", [port]) for port in more]
+        with pytest.raises(KernelRefused, match="nowhere"):
+            nft.commit(socket, [*adding, nft.delete_table("ip", "nowhere")])
+        generations.append(nft._generation(socket))
+
+    generations.append(nft._generation(socket))
+    disturbed = Disturbed(nft.NETLINK_NETFILTER)
+    disturbed.after, disturbed.disturb = 3, grow  # the generation is two answers
+    found = nft.elements(disturbed, "ip", "cnm", "keys")
+    assert sorted(found, key=lambda element: element.key) == there
+    assert generations[0] == generations[1]
     disturbed.close()
 
 
