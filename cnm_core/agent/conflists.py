@@ -7,13 +7,13 @@ the directory by `cnm network` waits for its lock, and so does this.
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cnm_core.agent.report import Report
+from cnm_core.agent.turns import turns
 from cnm_core.cli import overlay_file
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.main import Failure
@@ -38,7 +38,6 @@ class Conflists:
     keys: dict[str, Any]
     report: Report
     _stopping: threading.Event = field(default_factory=threading.Event)
-    _compared: float = 0.0
     _said: set[str] = field(default_factory=set)
 
     def stop(self) -> None:
@@ -49,25 +48,16 @@ class Conflists:
         """Follow the networks until stopped."""
         while not self._stopping.is_set():
             try:
-                self._watch()
+                store = self.membership.cluster.store
+                for _ in turns(store, _PREFIX, self._stopping, _COMPARE_SECONDS):
+                    self._compare()
             except Error as error:
                 if isinstance(error, StateFailure):  # of the store the endpoints' follower tells
                     self._say("failed", error=error.msg)
                 self._stopping.wait(_RETRY_SECONDS)
 
-    def _watch(self) -> None:
-        store = self.membership.cluster.store
-        revision = store.range(_PREFIX).revision
-        self._compare()
-        for changes in store.watch(_PREFIX, revision):
-            if self._stopping.is_set():
-                return
-            if changes or time.monotonic() - self._compared > _COMPARE_SECONDS:
-                self._compare()
-
     def _compare(self) -> None:
         """Make the files what the store has; it is read while nobody makes or removes networks."""
-        self._compared = time.monotonic()
         with Directory(self.directory) as directory:
             self.membership.cluster.check_schema()
             shared = self.membership.cluster.conflists()

@@ -2,9 +2,9 @@
 
 The store is read whole at the start and whenever a watch breaks off; after that changes
 are applied as they come. The kernel is compared with what is wanted every minute, or less
-often where that would take more than a 500th of a processor's time, and at once when a link
-goes. What is wanted follows from the store alone: nothing that the agent
-remembers could be wrong.
+often where that would take more than an 800th of a processor's time, and at once when a link
+goes. What is wanted follows from the store alone: nothing that the agent remembers could be
+wrong.
 """
 
 import threading
@@ -36,7 +36,7 @@ from cnm_core.store.shared import Change, Compacted
 
 _PREFIX = "endpoints/"
 _COMPARE_SECONDS = 60.0
-_COMPARE_SHARE = 500  # of a processor's time at most one in so many seconds
+_COMPARE_SHARE = 800  # of a processor's time at most one in so many seconds
 _RETRY_SECONDS = 1.0
 _FENCE_SECONDS = 5.0
 

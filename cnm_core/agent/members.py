@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from cnm_core.agent.report import Report
+from cnm_core.agent.turns import turns
 from cnm_core.drivers import overlay
 from cnm_core.drivers.vtep_guard import Guard
 from cnm_core.errors import Error
@@ -35,7 +36,6 @@ class Members:
     _members: list[Member] | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
     _compared: float = 0.0
-    _looked: float = 0.0
     _failure: str = ""
 
     def __post_init__(self) -> None:
@@ -49,29 +49,21 @@ class Members:
         """Follow the members until stopped."""
         while not self._stopping.is_set():
             try:
-                self._watch()
+                store = self.membership.cluster.store
+                for changed in turns(store, _PREFIX, self._stopping, _LOOK_SECONDS):
+                    if changed:
+                        self._read()
+                    else:
+                        self._look()
             except Error:  # of the store: the follower of endpoints meets it too, and reports it
                 self._look()
                 self._stopping.wait(_LOOK_SECONDS)
-
-    def _watch(self) -> None:
-        store = self.membership.cluster.store
-        revision = store.range(_PREFIX).revision
-        self._read()
-        for changes in store.watch(_PREFIX, revision):
-            if self._stopping.is_set():
-                return
-            if changes:
-                self._read()
-            elif time.monotonic() - self._looked >= _LOOK_SECONDS:
-                self._look()
 
     def _read(self) -> None:
         self._members = self.membership.cluster.members()
         self._mend(everything=True)
 
     def _look(self) -> None:
-        self._looked = time.monotonic()
         due = time.monotonic() - self._compared > _COMPARE_SECONDS
         self._mend(everything=due)
 

@@ -5,17 +5,16 @@ reaches them from there: so this follows the store by itself, and waits for noth
 """
 
 import threading
-import time
 from dataclasses import dataclass, field
 from errno import ENOENT
 
 from cnm_core.agent.report import Report
+from cnm_core.agent.turns import turns
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers.tunnel import Tunnel
 from cnm_core.errors import Error, KernelRefused, NotAvailable
 from cnm_core.kernel.netlink import Socket
 from cnm_core.store.membership import Membership
-from cnm_core.store.shared import Compacted, Unreachable
 from cnm_core.store.tunnels import PREFIX
 
 _COMPARE_SECONDS = 60.0
@@ -30,7 +29,6 @@ class PeerFollower:
     options: OverlayConfig
     report: Report
     _stopping: threading.Event = field(default_factory=threading.Event)
-    _compared: float = 0.0
 
     def __post_init__(self) -> None:
         self._tunnel = Tunnel(Socket(), self.options, self.membership)
@@ -43,33 +41,20 @@ class PeerFollower:
         """Follow the store until stopped."""
         while not self._stopping.is_set():
             try:
-                revision = self.membership.cluster.store.range(PREFIX).revision
-                self._compare()
-                self._watch(revision)
-            except Compacted:
-                pass  # read again
-            except Unreachable:
+                store = self.membership.cluster.store
+                for _ in turns(store, PREFIX, self._stopping, _COMPARE_SECONDS):
+                    self._compare()
+            except NotAvailable:
+                # Or fenced: it joins again in a moment, and has no key there then.
                 self._stopping.wait(_RETRY_SECONDS)
             except Error as error:
                 self.report.say("peers-failed", error=error.msg)
                 self._stopping.wait(_RETRY_SECONDS)
 
-    def _watch(self, revision: int) -> None:
-        for changes in self.membership.cluster.store.watch(PREFIX, revision):
-            if self._stopping.is_set():
-                return
-            if changes or time.monotonic() - self._compared > _COMPARE_SECONDS:
-                self._compare()
-
     def _compare(self) -> None:
         """Compare the peers with the store's, unless this host has no encrypted networks."""
-        self._compared = time.monotonic()
         try:
             came, went = self._tunnel.reconcile()
-        except NotAvailable:
-            # Fenced: it joins again in a moment, and has no key there then.
-            self._compared = -_COMPARE_SECONDS
-            return
         except KernelRefused as error:
             if error.errno != ENOENT:
                 raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cnm_core import http
+from cnm_core.agent.turns import turns
 from cnm_core.errors import InvalidNetworkConfig, NotAvailable, StateFailure
 from cnm_core.store.etcd import Access, EtcdStore
 from cnm_core.store.shared import (
@@ -285,6 +286,24 @@ def test_compaction(etcd: Etcd) -> None:
     etcd.call("/v3/kv/compaction", revision=str(last))
     with pytest.raises(Compacted):
         next_changes(store.watch("a/", first))
+
+
+def test_turns(etcd: Etcd) -> None:
+    """A follower's turn comes at first, after changes, when it is due, and after a compaction."""
+    store, stopping = etcd_store(etcd), threading.Event()
+    followed = turns(store, "a/", stopping, 0.1)
+    assert next(followed)  # the first
+    put(store, "a/1", "x")
+    assert next(followed)  # a change
+    assert not next(followed)  # a tenth of a second later
+    followed = turns(store, "a/", stopping, 3600)
+    assert next(followed)
+    for number in range(3):
+        last = put(store, "a/1", str(number))
+    etcd.call("/v3/kv/compaction", revision=str(last))
+    assert next(followed)  # read, since the watch cannot tell
+    stopping.set()
+    assert list(followed) == []
 
 
 def test_failover(etcd: Etcd, tmp_path: Path) -> None:
