@@ -2,20 +2,17 @@
 
 import json
 import random
-import subprocess
-import threading
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests import cni
 from tests.cni import Config, Endpoint, Outcome
-from tests.faults import strace
+from tests.faults import crowd, strace
 from tests.faults.conftest import LONG
+from tests.faults.crowd import Held
 from tests.iproute import HOST, Netns, Snapshot, run
 
 Call = Callable[..., Outcome]
@@ -149,48 +146,6 @@ def test_beside_another(
 # --- many calls at once
 
 
-@dataclass
-class Held:
-    """Who may use each address, by the answers that were given."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    holders: dict[str, Endpoint] = field(default_factory=dict)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def take(self, endpoint: Endpoint, addresses: list[str]) -> None:
-        with self.lock:
-            for address in addresses:
-                assert address not in self.holders, f"{address} was given twice"
-                self.holders[address] = endpoint
-
-    def give_back(self, endpoint: Endpoint) -> None:
-        with self.lock:
-            mine = [address for address, each in self.holders.items() if each == endpoint]
-            for address in mine:
-                del self.holders[address]
-
-    def count(self, what: str) -> None:
-        with self.lock:
-            self.counts[what] += 1
-
-
-def _run(endpoint: Endpoint, command: str, config: Config, kill_after: float | None) -> Outcome:
-    """Run a command; where it is killed first, its status is negative."""
-    with subprocess.Popen(
-        [endpoint.binary],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=cni.environment(command, **endpoint.variables),
-    ) as process:
-        try:
-            out, err = process.communicate(cni.encoded(config), timeout=kill_after)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            out, err = process.communicate()
-    return Outcome(process.returncode, out, err)
-
-
 def _live(endpoint: Endpoint, config: Config, held: Held, chance: random.Random) -> None:
     """ADD and DEL, as a runtime calls them for one attachment, with kills among them."""
 
@@ -199,21 +154,14 @@ def _live(endpoint: Endpoint, config: Config, held: Held, chance: random.Random)
         return 0.001 * 500 ** chance.random() if chance.random() < 0.5 else None
 
     for _ in range(3 if LONG else 1):
-        added = _run(endpoint, "ADD", config, moment())
-        held.count(f"ADD {_ending(added)}")
+        added = crowd.run(endpoint, "ADD", config, moment())
+        held.count("ADD", added)
         if added.code == 0:
             held.take(endpoint, cni.addresses(added.json))
         if chance.random() < 0.3:
             continue  # for GC, or for the next ADD to clear
         held.give_back(endpoint)
-        deleted = _run(endpoint, "DEL", config, moment())
-        held.count(f"DEL {_ending(deleted)}")
-
-
-def _ending(outcome: Outcome) -> str:
-    if outcome.code < 0:
-        return "killed"
-    return f"error {outcome.error()['code']}" if outcome.code else "done"
+        held.count("DEL", crowd.run(endpoint, "DEL", config, moment()))
 
 
 @pytest.mark.parametrize("plugin", ["bridge", "host-local"])
