@@ -138,7 +138,9 @@ class Reported(Error):
 
 def raise_all(failures: list[Error]) -> None:
     """Raise what went wrong in steps that went on past each other's failures."""
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
-        raise Several("; ".join(error.msg for error in failures))
+    different = list({error.msg: error for error in failures}.values())
+    if len(different) == 1:
+        raise different[0]
+    if different:
+        details = dict.fromkeys(error.details for error in different if error.details)
+        raise Several("; ".join(error.msg for error in different), details="; ".join(details))

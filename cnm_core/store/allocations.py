@@ -191,18 +191,27 @@ class Allocations:
         return ips
 
     def release_unindexed(self, owner: EndpointKey) -> None:
-        """Free every address of the owner where there is no room for the index.
+        """Free every address of the owner where the index cannot be written.
 
-        Not within the context manager, which needs the index; nothing rests then.
+        Not within the context manager, which needs the index; nothing rests then. Without
+        an address there is nothing to do, and no lock is needed that a read-only file system
+        refuses.
         """
-        with self._lock:
-            for name in listdir(self._files):
-                try:
-                    ip = parse_ip(name)
-                except ValueError:
-                    continue
-                if self.owner_of(ip) == owner:
-                    self._unlink_all([ip])
+        if self._files_of(owner):
+            with self._lock:
+                self._unlink_all(self._files_of(owner))
+
+    def _files_of(self, owner: EndpointKey) -> list[bytes]:
+        """The addresses of an owner, by all the files."""
+        found = []
+        for name in files.names(self._files):
+            try:
+                ip = parse_ip(name)
+            except ValueError:
+                continue
+            if self.owner_of(ip) == owner:
+                found.append(ip)
+        return found
 
     def release_ownerless(self, ip: bytes, *, rest_since: int | None = None) -> None:
         """Free an address whose file names no owner, as `release` does."""

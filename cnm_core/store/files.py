@@ -1,6 +1,6 @@
 """Files that survive a kill at any instruction: atomic writes, locks, private directories."""
 
-from errno import EACCES, ENOENT, ENOTDIR
+from errno import EACCES, ENOENT, ENOTDIR, EROFS
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from posix import (
     O_CLOEXEC,
@@ -31,7 +31,7 @@ SECOND = 1_000_000_000  # in the unit of all times here
 _ADVICE = {
     EACCES: "the plugin runs as root; check the mount and its mode",
     28: "the file system is full: free some space, or move the directory by its option",
-    30: "the file system is read-only: remount it, or move the directory by its option",
+    EROFS: "the file system is read-only: remount it, or move the directory by its option",
 }
 
 
@@ -138,6 +138,9 @@ def remove(path: str) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
+        # Said before it is known whether there is one (do_unlinkat in fs/namei.c).
+        if error.errno == EROFS and modified(path) is None:
+            return False
         raise failure("remove", path, error) from None
     return True
 

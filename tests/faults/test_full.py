@@ -128,28 +128,6 @@ def _is_of_a_file(point: strace.Point) -> bool:
     return not any(each in point.arguments for each in ("<socket:", "</proc/", "<pipe:"))
 
 
-def test_read_only_while_in_use(
-    endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual: Config, tmp_path: Path
-) -> None:
-    """ADD and DEL fail with error 101, CHECK goes on; once writable again, DEL works."""
-    with tmpfs(tmp_path / "state") as directory:
-        config = published(_moved(dual, directory), 8080)
-        eth0, other = endpoint(), endpoint()
-        other.add(config)
-        other.delete(config)
-        before = _seen(snapshot, other, eth0, directory)
-        result = eth0.add(config)
-        _remount(directory, "ro")
-        for command, each in (("ADD", other), ("DEL", eth0)):
-            error = each.call(command, config).error(STATE_FAILURE)
-            assert str(directory) in error["msg"] and "Read-only" in error["msg"]
-            assert "remount" in error["details"]
-        assert other.netns.links().keys() == {"lo"}
-        _remount(directory, "rw")
-        eth0.delete(config, result)
-        assert _seen(snapshot, other, eth0, directory) == before
-
-
 @pytest.mark.parametrize("command", ["ADD", "DEL"])
 def test_few_descriptors(
     endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual: Config, command: str
