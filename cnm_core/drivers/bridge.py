@@ -59,13 +59,14 @@ class Bridge:
     """The driver for one call: it keeps a socket, and the links once they have been seen.
 
     `inner` is a link by which the network is routed on: its bridge then has several gateways.
+    `host_end` is the port that `join` made.
     """
 
     def __init__(self) -> None:
         self.inner = ""
+        self.host_end: Link | None = None
         self._host = Socket()
         self._bridge: Link | None = None
-        self._host_end: Link | None = None
         self._gateway: Link | None = None  # where it is not the bridge
         self._port_vlans: PortVlans | None = None
         self._rules: Firewall | None = None
@@ -180,8 +181,8 @@ class Bridge:
             link.get(self._bridge.name),  # its MTU may have followed the new port's
         )
         try:
-            self._host_end, self._bridge = link.parse(answers[2]), link.parse(answers[4])
-            self._configure_port(endpoint, self._host_end, options)
+            self.host_end, self._bridge = link.parse(answers[2]), link.parse(answers[4])
+            self._configure_port(endpoint, self.host_end, options)
         except BaseException:
             link.delete_if_present(self._host, endpoint.host_link)
             raise
@@ -189,7 +190,7 @@ class Bridge:
     def configure(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
         """Published ports, addresses and routes. Raises KernelRefused, AddressInUse."""
         options = _options(network)
-        assert self._bridge is not None and self._host_end is not None
+        assert self._bridge is not None and self.host_end is not None
         if endpoint.ports:
             self._publish(network, endpoint)
         container_end = configure(
@@ -200,14 +201,14 @@ class Bridge:
             dad=options.enabledad,
         )
         if not options.disable_container_interface:
-            self._await_port(self._host_end)
-            crowd = link.port_number(self._host_end) > _CROWD  # it has as many ports at least
+            self._await_port(self.host_end)
+            crowd = link.port_number(self.host_end) > _CROWD  # it has as many ports at least
             announce(container_end, netns, apart=crowd)
         shared = () if self._gateway is None else (interface(self._gateway),)
         return attached(
             endpoint.addressing,
             interface(self._bridge),
-            interface(self._host_end),
+            interface(self.host_end),
             interface(container_end, netns.path),
             *shared,
         )

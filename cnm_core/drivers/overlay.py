@@ -25,7 +25,7 @@ from cnm_core.errors import ClaimConflict, InvalidNetworkConfig, KernelRefused, 
 from cnm_core.kernel import link, neighbour, underlay, vxlan
 from cnm_core.kernel.link import Link
 from cnm_core.kernel.neighbour import EVERYBODY, Row
-from cnm_core.kernel.netlink import Socket
+from cnm_core.kernel.netlink import Request, Socket
 from cnm_core.kernel.netns import Netns
 from cnm_core.kernel.vxlan import Vxlan
 from cnm_core.model import (
@@ -142,7 +142,10 @@ class Overlay:
         self._bridge.join(self._on_bridge(network), endpoint, netns)
 
     def configure(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:
-        """Addresses and routes of the container's end."""
+        """What the bridge knows of the port; addresses and routes of the container's end."""
+        port = self._bridge.host_end
+        assert port is not None and endpoint.mac is not None
+        self._host.request(*port_settings(port, endpoint.mac))
         return self._bridge.configure(self._on_bridge(network), endpoint, netns)
 
     def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
@@ -168,9 +171,21 @@ class Overlay:
         if view.network.encrypted:
             found += self._tunnel(network).drift(view.member)
         found += self._device_drift(view)
+        if endpoint is not None:
+            found += self._port_drift(endpoint)
         if not found:
             found += self._drift_of_others(self._member_of(network), view)
         return found
+
+    def _port_drift(self, endpoint: Endpoint) -> list[Drift]:
+        """What becomes of frames for the endpoint. A port that learns is an earlier version's."""
+        port = link.find(self._host, endpoint.host_link)
+        if port is None or endpoint.mac is None or link.learns(port):
+            return []
+        own = Row(port.index, endpoint.mac)
+        if own in neighbour.forwarding_of(self._host, port.index):
+            return []
+        return [Drift(f"host end {port.name}", str(own), "no such entry")]
 
     def _drift_of_others(self, membership: Membership, view: View) -> list[Drift]:
         """What is wrong with guard and entries.
@@ -365,6 +380,14 @@ def _set_up(socket: Socket, view: View, device: link.Link) -> None:
 
         if ethtool.leaves_checksums(device.name):
             ethtool.keep_checksums(device.name)
+
+
+def port_settings(port: Link, mac: bytes) -> tuple[Request, Request]:
+    """Have the bridge know an endpoint's MAC address, and learn no other by its port.
+
+    A container that sends from another's address would draw that one's frames to itself.
+    """
+    return link.stop_learning(port), neighbour.replace(Row(port.index, mac))
 
 
 def devices(socket: Socket) -> list[Vxlan]:

@@ -6,6 +6,7 @@ endpoint that had it is cut off, by setting its host end down, until it is remov
 address is free again. Safe to repeat: what is to be done follows from records and store.
 """
 
+from cnm_core.drivers.overlay import port_settings
 from cnm_core.errors import StateFailure
 from cnm_core.inet import format_ip
 from cnm_core.kernel import link
@@ -55,16 +56,17 @@ def republish(
         host_end = link.find(socket, endpoint.host_link) if endpoint else None
         if endpoint is None or host_end is None:
             continue  # on its way in or out
-        taken = membership.cluster.publish(
-            _published(endpoint, membership.node, view), view.member, view.network, ()
-        )
+        published = _published(endpoint, membership.node, view)
+        taken = membership.cluster.publish(published, view.member, view.network, ())
         if taken is not None:
             if host_end.up:
                 socket.request(link.set_down(host_end.index, host_end.name))
             cut_off.append(CutOff(key, taken, membership.cluster.holder(name, taken)))
             continue
         if not host_end.up:
-            socket.request(link.set_up(host_end.index, host_end.name))
+            # Its MAC address was whoever's who had the address meanwhile.
+            settings = port_settings(host_end, published.mac)
+            socket.request(*settings, link.set_up(host_end.index, host_end.name))
         again.append(key)
         # DEL deletes the link before the claims: if it is there, so is all of DEL to come.
         if link.find(socket, endpoint.host_link) is None:

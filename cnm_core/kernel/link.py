@@ -34,7 +34,7 @@ IF_OPER_UP = 6
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_DATA = 1, 2, 5
 VETH_INFO_PEER = 1
 IFLA_BR_MCAST_SNOOPING = 23
-IFLA_BRPORT_MODE, IFLA_BRPORT_NO, IFLA_BRPORT_ISOLATED = 4, 18, 33
+IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING, IFLA_BRPORT_NO, IFLA_BRPORT_ISOLATED = 4, 8, 18, 33
 RTEXT_FILTER_SKIP_STATS = 8
 AF_BRIDGE = 7
 RTMGRP_LINK = 1
@@ -232,9 +232,26 @@ def set_alias(name: str, alias: str) -> Request:
 
 def set_port(index: int, name: str, *, hairpin: bool, isolated: bool) -> Request:
     """Set the flags of a bridge port."""
-    port = u8(IFLA_BRPORT_MODE, hairpin) + u8(IFLA_BRPORT_ISOLATED, isolated)
+    return port_flags(
+        index, name, u8(IFLA_BRPORT_MODE, hairpin), u8(IFLA_BRPORT_ISOLATED, isolated)
+    )
+
+
+def stop_learning(of: Link) -> Request:
+    """Have a bridge believe no source address of what comes in by a port."""
+    return port_flags(of.index, of.name, u8(IFLA_BRPORT_LEARNING, 0))
+
+
+def learns(of: Link) -> bool:
+    """Whether it does."""
+    return attributes(of.port).get(IFLA_BRPORT_LEARNING) == b"\1"
+
+
+def port_flags(index: int, name: str, *flags: bytes) -> Request:
+    """Set flags of a bridge port, given as attributes IFLA_BRPORT_*."""
     # NLA_F_NESTED, or the kernel takes the payload for an old-style port state (br_setlink).
-    body = header(index, family=AF_BRIDGE) + attribute(IFLA_PROTINFO | NLA_F_NESTED, port)
+    body = header(index, family=AF_BRIDGE)
+    body += attribute(IFLA_PROTINFO | NLA_F_NESTED, b"".join(flags))
     return Request(RTM_SETLINK, NLM_F_ACK, body, f'set the bridge port flags of "{name}"')
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 NDA_DST, NDA_LLADDR, NDA_IFINDEX = 1, 2, 8
 NUD_PERMANENT, NUD_NOARP = 0x80, 0x40
-NTF_SELF, NTF_MASTER = 0x2, 0x4
+NTF_SELF, NTF_MASTER, NTF_STICKY = 0x2, 0x4, 0x40
 # The address of frames to everybody: a VXLAN device sends one to each of its hosts.
 EVERYBODY = bytes(6)
 
@@ -135,19 +135,21 @@ def apply(socket: Socket, wanted: "Iterable[Row]", unwanted: "Iterable[Row]" = (
 
 def list_of(socket: Socket, bridge: int, device: int) -> set[Row]:
     """The static entries of an overlay: neighbours of its bridge, where the device's frames go."""
+    found = forwarding_of(socket, device)
     only = attribute(NDA_IFINDEX, U32.pack(bridge))
-    dumps = (
-        (bridge, _NDMSG.pack(AF_INET, 0, 0, 0, 0) + only),
-        (bridge, _NDMSG.pack(AF_INET6, 0, 0, 0, 0) + only),
-        (device, _NDMSG.pack(AF_BRIDGE, device, 0, 0, 0)),
-    )
-    found = set()
-    for index, body in dumps:
-        for message in socket.dump(Request(RTM_GETNEIGH, NLM_F_DUMP, body, "list neighbours")):
-            row = _parse(message, index)
-            if row is not None:
-                found.add(row)
+    for family in (AF_INET, AF_INET6):
+        found |= _list(socket, bridge, _NDMSG.pack(family, 0, 0, 0, 0) + only)
     return found
+
+
+def forwarding_of(socket: Socket, index: int) -> set[Row]:
+    """The static entries for frames that go out of a link."""
+    return _list(socket, index, _NDMSG.pack(AF_BRIDGE, index, 0, 0, 0))
+
+
+def _list(socket: Socket, index: int, body: bytes) -> set[Row]:
+    dump = socket.dump(Request(RTM_GETNEIGH, NLM_F_DUMP, body, "list neighbours"))
+    return {row for message in dump if (row := _parse(message, index)) is not None}
 
 
 def _body(row: Row) -> bytes:
@@ -161,7 +163,10 @@ def _body(row: Row) -> bytes:
         where = u32(NDA_IFINDEX, row.through) if row.through else b""
         return head + link_layer + attribute(NDA_DST, row.vtep) + where
     # The state that `bridge fdb … static` sets; PERMANENT would make it an address of the port.
-    return _NDMSG.pack(AF_BRIDGE, row.index, NUD_NOARP, NTF_MASTER, 0) + link_layer
+    # Static alone it would follow whoever sends from that address to another port, where that
+    # learns (br_fdb_update, net/bridge/br_fdb.c). Linux before 4.20 does not know NTF_STICKY.
+    head = _NDMSG.pack(AF_BRIDGE, row.index, NUD_NOARP, NTF_MASTER | NTF_STICKY, 0)
+    return head + link_layer
 
 
 def _parse(message: bytes, index: int) -> Row | None:

@@ -6,7 +6,6 @@ from cnm_core.inet import format_ip
 from cnm_core.kernel import link
 from cnm_core.kernel.link import Link
 from cnm_core.kernel.netlink import (
-    NLA_F_NESTED,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -25,7 +24,7 @@ from cnm_core.record import Record
 OVERHEAD = {4: 20 + 8 + 8 + 14, 6: 40 + 8 + 8 + 14}
 IFLA_VXLAN_ID, IFLA_VXLAN_LINK, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LOCAL6 = 1, 3, 4, 17
 IFLA_VXLAN_LEARNING, IFLA_VXLAN_PORT, IFLA_VXLAN_UDP_CSUM = 7, 15, 18
-IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 8, 9
+IFLA_BRPORT_UNICAST_FLOOD = 9
 IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD, IFLA_BRPORT_NEIGH_SUPPRESS = 27, 30, 32
 
 _BE16 = Struct("!H")
@@ -68,10 +67,8 @@ def create(name: str, mac: bytes, mtu: int, master: int, device: Vxlan) -> Reque
 
 def set_port(of: Link, *, flooded: bool) -> Request:
     """Have a bridge not learn from the device and answer ARP for it; and flood to it, or not."""
-    port = b"".join(u8(kind, value) for kind, value in _port(flooded).items())
-    body = link.header(of.index, family=link.AF_BRIDGE)
-    body += attribute(link.IFLA_PROTINFO | NLA_F_NESTED, port)
-    return Request(link.RTM_SETLINK, NLM_F_ACK, body, f'set the bridge port flags of "{of.name}"')
+    flags = (u8(kind, value) for kind, value in _port(flooded).items())
+    return link.port_flags(of.index, of.name, *flags)
 
 
 def is_set(of: Link, *, flooded: bool) -> bool:
@@ -83,7 +80,7 @@ def is_set(of: Link, *, flooded: bool) -> bool:
 def _port(flooded: bool) -> dict[int, int]:
     flood = (IFLA_BRPORT_UNICAST_FLOOD, IFLA_BRPORT_MCAST_FLOOD, IFLA_BRPORT_BCAST_FLOOD)
     return {
-        IFLA_BRPORT_LEARNING: 0,
+        link.IFLA_BRPORT_LEARNING: 0,
         **dict.fromkeys(flood, int(flooded)),
         IFLA_BRPORT_NEIGH_SUPPRESS: 1,
     }

@@ -31,7 +31,7 @@ def test_row(index: int, mac: bytes, ip: bytes, kind: str) -> None:
     assert message.get_attr("NDA_LLADDR") == format_mac(mac)
     if kind == "port":
         assert message.get_attr("NDA_DST") is None
-        assert (message["state"], message["flags"]) == (0x40, 0x04)
+        assert (message["state"], message["flags"]) == (0x40, 0x44)
     else:
         assert bytes(neighbour._body(row)).find(ip) > 0
         assert message["flags"] == (0 if kind == "neighbour" else 0x02)
