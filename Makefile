@@ -19,6 +19,7 @@ CNI_BIN ?= /opt/cni/bin
 PREFIX ?= /usr/local
 IMAGE ?= cnm:0.1.0
 OLDER ?= bullseye
+VERSION ?= HEAD
 # The time that everything in a release has.
 SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 ARGS ?=
@@ -73,6 +74,19 @@ test-older: venv build  ## the executables in the root of an older Debian (root)
 .PHONY: test-containerd
 test-containerd: venv tools build $(NEW_CONTAINERD)/.installed .tools/critest-$(CRICTL)  ## the tests of containerd with a newer one, and critest (root)
 	$(VENV)/bin/python -m pytest --containerd $(NEW_CONTAINERD) tests/runtimes/test_containerd.py $(ARGS)
+
+# A minute to build: not a part of `make test`.
+.PHONY: test-beside
+test-beside: venv build  ## an overlay of hosts with this version and one with another (root); VERSION names its commit
+	older=.build/beside/$$(git rev-parse --verify --short '$(VERSION)^{commit}')
+	if [ ! -e $$older/dist/.built ]; then
+		mkdir -p $$older
+		git archive '$(VERSION)' | tar -x -C $$older
+		(cd $$older && PYTHONPATH=$$PWD PYTHONHASHSEED=0 $(CURDIR)/$(VENV)/bin/pyinstaller \
+			--noconfirm --distpath dist --workpath .build build/spec/cnm.spec)
+		touch $$older/dist/.built
+	fi
+	$(VENV)/bin/python -m pytest --older $(CURDIR)/$$older/dist/cnm/bin tests/runtimes/test_versions.py $(ARGS)
 
 .PHONY: lint
 lint: venv  ## formatting, lint and types

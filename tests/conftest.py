@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--cni-bin", type=Path, help="directory of plugins; default dist/cnm/bin")
     group.addoption("--plugin", help="plugins of the conformance tests, with commas; default all")
     group.addoption("--cni-version", default=cni.NEWEST, help="newest version of those plugins")
+    group.addoption("--older", type=Path, help="directory of an older version, beside ours")
     group.addoption("--containerd", type=Path, help="directory of containerd; default /usr/bin")
     group.addoption("--report", type=Path, help="conformance: write REPORT.md and REPORT.json")
 

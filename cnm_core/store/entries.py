@@ -17,7 +17,9 @@ Keys, all below ``cnm/v1/<cluster>/`` in a store of many clusters:
 | ``schema`` | absent: what all of this means has no other version yet |
 
 Members of an object that a value is may be added at any time; whoever does not know them leaves
-them. What makes no sense is a StateFailure.
+them. What of a network's must not be left so, such as how its hosts reach each other, is named in
+a list ``needs``, and whoever does not know all of that has no part in the network; this version
+knows no such names. What makes no sense is a StateFailure.
 """
 
 from cnm_core import json
@@ -253,6 +255,7 @@ def encode_network(network: SharedNetwork) -> str:
 
 
 def _network(key: str, fields: dict[str, object]) -> SharedNetwork:
+    _refuse_unknown(fields)
     subnets = tuple(
         Subnet(parse_address(str(each["subnet"])), parse_ip(str(each["gateway"])))
         for each in _items(fields["subnets"])
@@ -271,6 +274,15 @@ def _network(key: str, fields: dict[str, object]) -> SharedNetwork:
         tx_checksum=fields.get("txChecksum") is not False,
         encrypted=fields.get("encrypted") is True,
     )
+
+
+def _refuse_unknown(fields: dict[str, object]) -> None:
+    """Of what is not known, no guess: what is no plain network is not to be taken for one."""
+    if needs := fields.get("needs"):
+        raise ValueError(f"needs {json.shorten(needs)}, which this version of cnm does not know")
+    for name in ("internal", "txChecksum", "encrypted"):
+        if type(fields.get(name, False)) is not bool:
+            raise ValueError(f"{name} is not true or false")
 
 
 def encode_endpoint(endpoint: Published) -> str:

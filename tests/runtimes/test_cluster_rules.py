@@ -175,6 +175,35 @@ def test_unknown_members_of_values(hosts: list[Host], etcd: Etcd, netns: Sandbox
     assert "color" in json.loads(etcd.keys()["members/host-1"])
 
 
+@pytest.mark.parametrize(
+    ("member", "words"),
+    [
+        ({"needs": ["geneve"]}, 'needs ["geneve"], which this version of cnm does not know'),
+        ({"mode": "l5"}, "must be l2 or l3"),
+        ({"bum": "multicast"}, "must be none or ingress-replication"),
+        ({"encrypted": "quantum"}, "encrypted is not true or false"),
+        ({"internal": {"but": "dns"}}, "internal is not true or false"),
+    ],
+)
+def test_newer_network(
+    hosts: list[Host], etcd: Etcd, netns: Sandboxes, member: cni.Config, words: str
+) -> None:
+    """A host has no part in a network of which it does not know what that needs; in others it has.
+
+    Taken for a plain one it would be neither reached nor, where it is to be, encrypted.
+    """
+    fields = {**NETWORK, "subnets": [{"subnet": "10.7.0.0/24", "gateway": "10.7.0.1"}], **member}
+    etcd.put("networks/blue", json.dumps(fields))
+    etcd.put("vnis/5000", "blue")
+    error = hosts[0].call("ADD", hosts[0].network(), netns()).error(101)
+    assert '"networks/blue" of the cluster makes no sense' in error["msg"]
+    assert words in error["msg"]
+    assert set(hosts[0].netns.links()) == {"lo", "uplink"}
+    assert not etcd.keys("blocks/blue/")
+    hosts[0].add(netns(), hosts[0].network("red", subnets=[{"subnet": "10.8.0.0/24"}]))
+    assert json.loads(etcd.keys()["networks/blue"]) == fields
+
+
 def test_newer_schema(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
     """Of a store that a newer version has taken over ADD and agent keep away, and say why."""
     one, other = netns(), netns()
