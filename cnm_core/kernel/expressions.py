@@ -43,7 +43,7 @@ VERDICT, REG = 0, 1
 RANDOM, PERSISTENT, FULLY_RANDOM = 0x4, 0x8, 0x10
 # Bits of `ct state` and of `ct status` (include/uapi/linux/netfilter/nf_conntrack_common.h).
 INVALID, ESTABLISHED, RELATED, NEW = 0x1, 0x2, 0x4, 0x8
-SNATTED, DNATTED = 0x10, 0x20
+DNATTED = 0x20
 # Values of `meta l4proto`, of `fib daddr type` (RTN_LOCAL) and of `meta iiftype` (ARPHRD_ETHER).
 TCP, UDP, SCTP = b"\x06", b"\x11", b"\x84"
 LOCAL, ETHER = U32.pack(2), U16.pack(1)
@@ -88,19 +88,9 @@ def meta(key: str, reg: int = REG) -> bytes:
     return expression("meta", be32(1, reg), be32(2, _META[key]))
 
 
-def set_meta_mark(reg: int = REG) -> bytes:
-    """Set the packet's mark to the value in a register."""
-    return expression("meta", be32(2, _META["mark"]), be32(3, reg))
-
-
 def ct(key: str, reg: int = REG) -> bytes:
     """Load "state", "status" or "mark" of the packet's connection, each 4 bytes in host order."""
     return expression("ct", be32(1, reg), be32(2, _CT[key]))
-
-
-def set_ct_mark(reg: int = REG) -> bytes:
-    """Set the connection's mark to the value in a register."""
-    return expression("ct", be32(2, _CT["mark"]), be32(4, reg))
 
 
 def payload(field: str, reg: int = REG) -> bytes:

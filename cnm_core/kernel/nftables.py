@@ -41,7 +41,7 @@ SO_SNDBUFFORCE = 32
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
 NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN, NFT_MSG_DELCHAIN = 3, 4, 5
 NFT_MSG_NEWRULE, NFT_MSG_GETRULE, NFT_MSG_DELRULE = 6, 7, 8
-NFT_MSG_NEWSET, NFT_MSG_DELSET = 9, 11
+NFT_MSG_NEWSET = 9
 NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM, NFT_MSG_DELSETELEM = 12, 13, 14
 NFT_MSG_GETGEN, NFTA_GEN_ID = 16, 1
 # NFTA_TABLE_NAME, NFTA_CHAIN_TABLE, NFTA_RULE_TABLE, NFTA_SET_TABLE, NFTA_SET_ELEM_LIST_TABLE
@@ -49,7 +49,7 @@ NFTA_TABLE = 1
 NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY = 3, 4, 5
 NFTA_CHAIN_USE, NFTA_CHAIN_TYPE = 6, 7
 NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
-NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA = 2, 3, 4, 7
+NFTA_RULE_CHAIN, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA = 2, 4, 7
 NFTA_SET_NAME, NFTA_SET_FLAGS, NFTA_SET_ID, NFTA_SET_USERDATA = 2, 3, 10, 13
 NFTA_SET_KEY_TYPE, NFTA_SET_KEY_LEN, NFTA_SET_DATA_TYPE, NFTA_SET_DATA_LEN = 4, 5, 6, 7
 NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 2, 3
@@ -60,7 +60,7 @@ RAW, MANGLE, DSTNAT, FILTER, SRCNAT = -300, -150, -100, 0, 100
 _POLICIES = {"drop": 0, "accept": 1}
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 _NFGENMSG = Struct(">BBH")
-_BE16, _BE32, _BE64 = Struct(">H"), Struct(">I"), Struct(">Q")
+_BE16, _BE32 = Struct(">H"), Struct(">I")
 _ATTRIBUTE, _I32 = Struct("=HH"), Struct("=i")
 # Batches beyond this many bytes get a larger send buffer; the usual one has some 200 KiB.
 _LARGE = 1 << 17
@@ -83,7 +83,6 @@ class Element(Record):
 class Rule(Record):
     """A rule of a chain. `expressions` are what `add_rule` was given, joined."""
 
-    handle: int
     comment: str
     expressions: bytes
 
@@ -311,13 +310,6 @@ def add_rule(
     return _request(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, family, table, what, body)
 
 
-def delete_rule(family: str, table: str, chain: str, handle: int) -> Request:
-    """Delete a rule by its handle."""
-    body = string(NFTA_RULE_CHAIN, chain) + attribute(NFTA_RULE_HANDLE, _BE64.pack(handle))
-    what = f'delete rule {handle} of chain "{chain}" of'
-    return _request(NFT_MSG_DELRULE, 0, family, table, what, body)
-
-
 def flush_chain(family: str, table: str, chain: str) -> Request:
     """Delete every rule of a chain."""
     name = string(NFTA_RULE_CHAIN, chain)
@@ -334,7 +326,6 @@ def rules(socket: Socket, family: str, table: str, chain: str) -> list[Rule]:
         expressions = ex.list_in(rule.get(NFTA_RULE_EXPRESSIONS, b""))
         found.append(
             Rule(
-                handle=_BE64.unpack(rule[NFTA_RULE_HANDLE])[0],
                 comment=ex.comment_in(rule.get(NFTA_RULE_USERDATA, b"")),
                 expressions=b"".join(map(ex.as_sent, expressions)),
             )
@@ -370,12 +361,6 @@ def add_set(
     body += ex.be32(NFTA_SET_ID, 1) + attribute(NFTA_SET_USERDATA, data_types)
     what = f'add {"map" if data else "set"} "{name}" to'
     return _request(NFT_MSG_NEWSET, NLM_F_CREATE, family, table, what, body)
-
-
-def delete_set(family: str, table: str, name: str) -> Request:
-    """Delete a set or map with its elements; EBUSY if a rule refers to it."""
-    body = string(NFTA_SET_NAME, name)
-    return _request(NFT_MSG_DELSET, 0, family, table, f'delete set "{name}" of', body)
 
 
 def add_elements(
