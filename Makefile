@@ -88,6 +88,10 @@ test-beside: venv build  ## an overlay of hosts with this version and one with a
 	fi
 	$(VENV)/bin/python -m pytest --older $(CURDIR)/$$older/dist/cnm/bin tests/runtimes/test_versions.py $(ARGS)
 
+.PHONY: fuzz
+fuzz: venv  ## fuzz what the plugins read, for a minute (root); ARGS="--seconds 3600 call"
+	$(VENV)/bin/python -m tests.fuzz $(ARGS)
+
 .PHONY: lint
 lint: venv  ## formatting, lint and types
 	$(VENV)/bin/ruff format --check .

@@ -5,7 +5,16 @@ log; with CNM_TRACE each phase's time goes to stderr. Neither is loaded nor look
 otherwise.
 """
 
-from posix import O_APPEND, O_CLOEXEC, O_CREAT, O_NOFOLLOW, O_WRONLY, close, write
+from posix import (
+    O_APPEND,
+    O_CLOEXEC,
+    O_CREAT,
+    O_NOFOLLOW,
+    O_NONBLOCK,
+    O_WRONLY,
+    close,
+    write,
+)
 from posix import open as open_file
 from time import gmtime, strftime, time_ns
 
@@ -83,9 +92,8 @@ def _append(path: object, line: dict[str, object]) -> None:
     try:
         if type(path) is not str:
             raise ValueError(f"must be a string, got {json.shorten(path)}")
-        log = open_file(
-            formats.directory(path), O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0o600
-        )
+        flags = O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC
+        log = open_file(formats.directory(path), flags, 0o600)
     except (OSError, ValueError) as error:
         invocation.say(f"cannot open the log: {error}")
         return

@@ -28,7 +28,11 @@ def name(text: str) -> str:
 
 def interface_name(text: str) -> str:
     """A link name that the kernel accepts (dev_valid_name, net/core/dev.c), without a colon."""
-    if len(text.encode("utf-8", "replace")) > 15:
+    try:
+        length = len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError(f'must be UTF-8, as results are, got "{text}"') from None
+    if length > 15:
         raise ValueError(f'must be at most 15 bytes long, got "{text}"')
     if text in ("", ".", "..") or any(char in "/:\0" or char.isspace() for char in text):
         raise ValueError(f'must be an interface name without "/", ":" or white space, got "{text}"')

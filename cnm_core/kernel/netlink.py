@@ -8,6 +8,7 @@ reads an answer for each before it raises the first error.
 
 from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, socket
 from _struct import Struct
+from errno import EBADMSG
 from posix import strerror
 
 from cnm_core.errors import KernelRefused
@@ -191,6 +192,8 @@ class Socket:
         at = 0
         while at + 16 <= len(data):
             length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
+            if length < 16:
+                raise KernelRefused(EBADMSG, "the kernel sent a message without a header")
             yield kind, flags, sequence, data[at + 16 : at + length]
             at += length + (-length % 4)
 

@@ -21,6 +21,7 @@ from errno import EEXIST, EINVAL, ENOENT, ENOTDIR
 from posix import (
     O_CLOEXEC,
     O_CREAT,
+    O_NOFOLLOW,
     O_RDWR,
     close,
     link,
@@ -80,7 +81,7 @@ class Allocations:
         return files.modified(self._files) is not None
 
     def __enter__(self) -> "Self":
-        files.make_directories(self._files)
+        files.make_private(self._files)
         self._lock.__enter__()
         try:
             stamp = files.modified(self._files)
@@ -93,16 +94,22 @@ class Allocations:
 
     def __exit__(self, kind: object, error: object, *_: object) -> None:
         try:
-            if self._changed and kind is None:
+            if isinstance(error, (OSError, ValueError)):
+                self._distrust()
+            elif self._changed and kind is None:
                 self._stamp()
         finally:
             self._lock.__exit__()
         if isinstance(error, OSError):
             raise files.failure("update", self._index, error) from None
+        if isinstance(error, ValueError):
+            raise StateFailure(
+                f'"{self._index}" is damaged: {error}', details="the next call makes it anew"
+            ) from None
 
     def of(self, owner: EndpointKey) -> list[bytes]:
         """The addresses of an owner."""
-        return self._noted(str(owner))[0]
+        return self._known(owner)[0]
 
     def is_stale(self, owner: EndpointKey) -> bool:
         """Whether the owner claimed its addresses before the machine was last booted.
@@ -110,7 +117,7 @@ class Allocations:
         A claim by others counts from when it was first seen here, so that it is never
         taken for older than it is.
         """
-        ips, boot = self._noted(str(owner))
+        ips, boot = self._known(owner)
         return bool(ips) and boot not in ("", self._boot()[:_BOOT])
 
     def owner_of(self, ip: bytes) -> EndpointKey | None:
@@ -155,7 +162,7 @@ class Allocations:
         files.remove(self._claim)  # what a kill left is still the file of an address
         done: list[bytes] = []
         try:
-            files.write_whole(self._claim, f"{owner.container_id}\r\n{owner.ifname}")
+            files.write_new(self._claim, f"{owner.container_id}\r\n{owner.ifname}")
             for ip in ips:
                 if not self._link(ip):
                     self._unlink_all(done)
@@ -197,6 +204,7 @@ class Allocations:
         an address there is nothing to do, and no lock is needed that a read-only file system
         refuses.
         """
+        files.refuse_link(self._files)
         if self._files_of(owner):
             with self._lock:
                 self._unlink_all(self._files_of(owner))
@@ -308,8 +316,16 @@ class Allocations:
         target = ",".join(map(format_ip, ips))
         symlink(f"{target}@{boot[:_BOOT]}", f"{self._index}/owners/{owner}")
 
+    def _known(self, owner: EndpointKey) -> tuple[list[bytes], str]:
+        """What is noted of an owner, in an index that makes sense by now."""
+        try:
+            return self._noted(str(owner))
+        except ValueError:
+            self.rebuild()
+            return self._noted(str(owner))
+
     def _noted(self, name: str) -> tuple[list[bytes], str]:
-        """The addresses of an owner, and the boot in which they were claimed."""
+        """The addresses of an owner, and the boot in which they were claimed. ValueError."""
         try:
             target = readlink(f"{self._index}/owners/{name}")
         except OSError as error:
@@ -322,11 +338,16 @@ class Allocations:
     def _block_path(self, block: int, length: int) -> str:
         return f"{self._index}/used/{4 if length == 4 else 6}-{block:x}"
 
+    def _open_block(self, block: int, length: int) -> int:
+        """A block's bitmap, to be written to."""
+        flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW
+        return open_file(self._block_path(block, length), flags, 0o600)
+
     def _read_block(self, block: int, length: int) -> bytes:
         """A block's bitmap, read once for all the spans of it that are searched."""
         if self._block is None or self._block[:2] != (block, length):
             try:
-                fd = open_file(self._block_path(block, length), O_RDWR | O_CLOEXEC)
+                fd = open_file(self._block_path(block, length), O_RDWR | O_CLOEXEC | O_NOFOLLOW)
             except FileNotFoundError:
                 return b""
             try:
@@ -342,7 +363,7 @@ class Allocations:
             block, bit = divmod(to_int(ip), 1 << BLOCK_BITS)
             blocks.setdefault((block, len(ip)), []).append(bit)
         for (block, length), bits in blocks.items():
-            fd = open_file(self._block_path(block, length), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+            fd = self._open_block(block, length)
             try:
                 for bit in bits:
                     byte = (pread(fd, 1, bit >> 3) or b"\0")[0]
@@ -356,6 +377,8 @@ class Allocations:
         self._changed = True
         self._block = None
         boots = self._boots()
+        files.make_private(self._index.rpartition("/")[0])
+        files.make_private(self._index)
         _empty(self._index + "/owners")
         _empty(self._index + "/used")
         owned: dict[EndpointKey, list[bytes]] = {}
@@ -377,7 +400,7 @@ class Allocations:
             boot = known.pop() if len(known) == 1 else ""
             self._note(owner, ips, boot or self._boot())
         for (block, length), bits in blocks.items():
-            fd = open_file(self._block_path(block, length), O_RDWR | O_CREAT | O_CLOEXEC, 0o600)
+            fd = self._open_block(block, length)
             used = bits.lstrip(b"\0")  # a hole takes no room on a full disk
             pwrite(fd, used.rstrip(b"\0"), len(bits) - len(used))
             close(fd)
@@ -410,6 +433,13 @@ class Allocations:
         """Have the index built anew, should we not come to the end of a change."""
         self._changed = True
         utime(self._index)
+
+    def _distrust(self) -> None:
+        """Have the next call build the index anew."""
+        try:
+            utime(self._index)
+        except OSError:
+            pass  # it is not there
 
     def _stamp(self) -> None:
         """Say that index and files are in step, by one time that no change can set."""
@@ -456,7 +486,7 @@ def _lowest_zero(byte: int) -> int:
 
 
 def _empty(directory: str) -> None:
-    files.make_directories(directory)
+    files.make_private(directory)
     for name in listdir(directory):
         path = f"{directory}/{name}"
         try:

@@ -7,6 +7,7 @@ written before the kernel is changed and removed after. A colon is in neither pa
 from time import time_ns
 
 from cnm_core import json
+from cnm_core.config import formats
 from cnm_core.errors import StateFailure
 from cnm_core.inet import (
     format_ip,
@@ -43,7 +44,7 @@ class EndpointStore:
     def lock(self, network: str) -> files.Lock:
         """The network's lock, for changes that concern more than one endpoint."""
         directory = self._network(network)
-        files.make_directories(directory)
+        files.make_private(directory)
         return files.Lock(directory + "/.lock")
 
     def lock_of_parents(self) -> files.Lock:
@@ -67,7 +68,7 @@ class EndpointStore:
 
     def save(self, endpoint: Endpoint) -> None:
         """Write an endpoint's record. Raises StateFailure."""
-        files.make_directories(self._network(endpoint.network))
+        files.make_private(self._network(endpoint.network))
         files.replace(self._path(endpoint.network, endpoint.key), _encode(endpoint))
 
     def load(self, network: str, key: EndpointKey) -> Endpoint | None:
@@ -86,12 +87,14 @@ class EndpointStore:
 
     def remove_half_written(self, network: str, seconds: int) -> None:
         """Forget what a kill left of records that were being written longer ago than that."""
+        files.refuse_link(self._network(network))
         for path in files.temporaries(self._network(network)):
             if not files.within(files.modified(path) or 0, time_ns(), seconds):
                 files.remove(path)
 
     def remove(self, network: str, key: EndpointKey) -> None:
         """Forget an endpoint; it may be forgotten already, or half written."""
+        files.refuse_link(self._network(network))
         files.remove(files.temporary(self._path(network, key)))
         files.remove(self._path(network, key))
 
@@ -161,18 +164,18 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             network=network,
             key=key,
             sandbox=Sandbox(str(fields["netns"]), str(fields["sandbox"])),
-            host_link=str(fields["hostLink"]),
+            host_link=_link_name(fields["hostLink"]) if fields["hostLink"] else "",
             mac=parse_mac(fields["mac"]) if fields["mac"] else None,
             source_checked=fields["sourceChecked"] is True,
-            parents=tuple(map(str, fields["parents"])),
+            parents=tuple(map(_link_name, fields["parents"])),
             policy=_decode_policy(network, fields["policy"]) if fields.get("policy") else None,
             driver=str(fields.get("driver", "")),
             pool=Pool(str(fields["pool"]["driver"]), str(fields["pool"]["dataDir"])),
             ports=tuple(
                 PublishedPort(
-                    int(port["protocol"]),
-                    int(port["hostPort"]),
-                    int(port["containerPort"]),
+                    _number(port["protocol"], 255),
+                    _number(port["hostPort"], 65535),
+                    _number(port["containerPort"], 65535),
                     parse_ip(port["hostIP"]) if port["hostIP"] else None,
                 )
                 for port in fields["ports"]
@@ -192,6 +195,16 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             f'endpoint record "{path}" is damaged: {error}',
             details="DEL and GC work without it; they remove it",
         ) from None
+
+
+def _link_name(value: object) -> str:
+    return formats.interface_name(str(value))
+
+
+def _number(value: object, most: int) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"not a number from 0 to {most}: {json.shorten(value)}")
+    return value
 
 
 def _encode_policy(policy: Policy) -> dict[str, object]:

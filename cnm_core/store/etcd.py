@@ -5,7 +5,6 @@ and values in base64, 64-bit numbers as text, zero values left out. One transact
 request.
 """
 
-from binascii import Error as NotBase64
 from binascii import a2b_base64, b2a_base64
 
 from cnm_core import http, json
@@ -32,12 +31,14 @@ _PATIENCE = 5.0
 _PAUSE = 0.5
 _LIMIT = 256 << 20
 _PAGE = 1000
+_ATTEMPTS = 5
 # A server cut off from the others ends a watch, in which it could tell nothing
 # (rpctypes.MetadataRequireLeaderKey of etcd; the gateway takes it from a header).
 _REQUIRE_LEADER = {"Grpc-Metadata-hasleader": "true"}
 # Codes of gRPC (google.golang.org/grpc/codes) that tell of the caller, not of the store.
 _UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT, _NOT_FOUND = 16, 7, 3, 5
 _OUT_OF_RANGE = 11
+_DIGITS = 20  # of a number of 64 bits
 
 
 class Access(Record):
@@ -82,22 +83,31 @@ class EtcdStore:
         Read in pages: a hundred thousand at once would take more memory than the rest, and
         longer than a request may. All are of the first one's revision.
         """
+        whole = self._prefix + prefix
+        for _ in range(_ATTEMPTS):
+            try:
+                return self._read_range(whole.encode(), _end(whole))
+            except Refused:
+                continue  # compacted meanwhile: once more, of a new revision
+        raise Unreachable(f'etcd compacts faster than "{prefix}" can be read')
+
+    def _read_range(self, start: bytes, end: str) -> Range:
         entries: list[Entry] = []
-        page: dict[str, object] = {"key": self._key(prefix), "limit": str(_PAGE)}
-        end = _end(self._prefix + prefix)
+        page: dict[str, object] = {"range_end": end, "limit": str(_PAGE)}
         revision = 0
         while True:
-            try:
-                answer = self._call("/v3/kv/range", {**page, "range_end": end})
-            except Refused as error:
-                if error.code != _OUT_OF_RANGE:
-                    raise
-                return self.range(prefix)  # compacted meanwhile: once more, of a new revision
-            entries += map(self._entry, _list(answer, "kvs"))
+            page["key"] = _encoded(start)
+            answer = self._call("/v3/kv/range", page, expected=_OUT_OF_RANGE)
+            found = _list(answer, "kvs")
+            entries += map(self._entry, found)
             revision = revision or _number(_object(answer, "header"), "revision")
             if answer.get("more") is not True:
                 return Range(tuple(entries), revision)
-            page |= {"key": self._key(entries[-1].key + "\0"), "revision": str(revision)}
+            page["revision"] = str(revision)
+            # By its bytes, which somebody may have chosen to be no text.
+            start, before = _decoded(found[-1].get("key")) + b"\0" if found else b"", start
+            if start <= before:
+                raise Unreachable("etcd has more keys, and does not tell which")
 
     def commit(
         self, conditions: "tuple[Unchanged | Holds, ...]", changes: "tuple[Put | Delete, ...]"
@@ -130,10 +140,9 @@ class EtcdStore:
     def revoke(self, lease: int) -> None:
         """End a lease; see SharedStore."""
         try:
-            self._call("/v3/lease/revoke", {"ID": str(lease)})
-        except Refused as error:
-            if error.code != _NOT_FOUND:
-                raise
+            self._call("/v3/lease/revoke", {"ID": str(lease)}, expected=_NOT_FOUND)
+        except Refused:
+            pass  # it has ended
 
     def close(self) -> None:
         """Close the connection."""
@@ -188,9 +197,12 @@ class EtcdStore:
         value = None if fields.get("type") == "DELETE" else entry.value
         return Change(entry.key, value, entry.revision)
 
-    def _call(self, target: str, question: dict[str, object]) -> dict[str, object]:
+    def _call(
+        self, target: str, question: dict[str, object], *, expected: int = -1
+    ) -> dict[str, object]:
         """The answer to a question, of the first server that gives one.
 
+        Raises Refused with the code that the caller expects, and no other.
         A question is asked again only where it does no harm: every change that is not
         idempotent has a condition, which the second time would not hold.
         """
@@ -211,7 +223,7 @@ class EtcdStore:
                     continue
                 if error.code in (_UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT):
                     raise _refusal(error, self._access.user) from None
-                if error.code in (_NOT_FOUND, _OUT_OF_RANGE):
+                if error.code == expected:
                     raise
                 failures.append(f"{self._servers[0]}: {error}")
             if len(failures) == len(self._servers):
@@ -245,6 +257,8 @@ class EtcdStore:
                 "POST", target, body, headers, seconds=_PATIENCE, pause=_PAUSE
             ):
                 *lines, rest = (rest + piece).split(b"\n")
+                if len(rest) > _LIMIT:
+                    raise http.NotHttp(f"a line of more than {_LIMIT} bytes")
                 yield from lines
                 if not piece:
                     yield b""
@@ -253,6 +267,8 @@ class EtcdStore:
                 yield rest  # etcd's last line has no end: it says why
             self._take_next_server()
             raise Unreachable(f"etcd's watch broke off: {error}") from None
+        except Refused as error:
+            raise _refusal(error, self._access.user) from None
         finally:
             connection.close()
 
@@ -268,6 +284,8 @@ class EtcdStore:
             if answer.status != 200:
                 raise Refused(_number(fields, "code"), str(fields.get("message", "")))
             self._token = str(fields.get("token", ""))
+            if not self._token.isascii() or not self._token.isprintable():
+                raise http.NotHttp(f"{self._servers[0]} sent a token that no header can have")
         return {"Authorization": self._token}
 
     def _read(self, body: bytes) -> dict[str, object]:
@@ -295,14 +313,22 @@ def _refusal(error: Refused, user: str) -> NotAvailable:
 
 
 def _encode(text: str) -> str:
-    return b2a_base64(text.encode(), newline=False).decode()
+    return _encoded(text.encode())
+
+
+def _encoded(data: bytes) -> str:
+    return b2a_base64(data, newline=False).decode()
 
 
 def _decode(text: object) -> str:
+    return _decoded(text).decode("utf-8", "replace")
+
+
+def _decoded(text: object) -> bytes:
     try:
-        return a2b_base64(str(text or "")).decode("utf-8", "replace")
-    except NotBase64:
-        return ""
+        return a2b_base64(str(text or ""))
+    except ValueError:
+        return b""
 
 
 def _end(prefix: str) -> str:
@@ -315,20 +341,20 @@ def _number(fields: dict[str, object], key: str) -> int:
     value = fields.get(key, 0)
     if isinstance(value, int):
         return value
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
         return int(value)
-    raise http.NotHttp(f"{json.shorten(value)} instead of a number for {key}")
+    raise Unreachable(f"etcd sent {json.shorten(value)} instead of a number for {key}")
 
 
 def _object(fields: dict[str, object], key: str) -> dict[str, object]:
     value = fields.get(key, {})
     if type(value) is not dict:
-        raise http.NotHttp(f"{json.shorten(value)} instead of an object for {key}")
+        raise Unreachable(f"etcd sent {json.shorten(value)} instead of an object for {key}")
     return value
 
 
 def _list(fields: dict[str, object], key: str) -> list[dict[str, object]]:
     value = fields.get(key, [])
     if type(value) is not list or not all(type(each) is dict for each in value):
-        raise http.NotHttp(f"{json.shorten(value)} instead of a list for {key}")
+        raise Unreachable(f"etcd sent {json.shorten(value)} instead of a list for {key}")
     return value

@@ -5,13 +5,16 @@ from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from posix import (
     O_CLOEXEC,
     O_CREAT,
+    O_EXCL,
     O_NOFOLLOW,
+    O_NONBLOCK,
     O_RDONLY,
     O_RDWR,
     O_TRUNC,
     O_WRONLY,
     close,
     listdir,
+    lstat,
     mkdir,
     read,
     rename,
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 SECOND = 1_000_000_000  # in the unit of all times here
+_DIRECTORY, _FORMAT = 0o040000, 0o170000
 _ADVICE = {
     EACCES: "the plugin runs as root; check the mount and its mode",
     28: "the file system is full: free some space, or move the directory by its option",
@@ -45,20 +49,55 @@ def failure(verb: str, path: str, error: OSError) -> StateFailure:
 def make_directories(path: str, mode: int = 0o700) -> None:
     """Make a directory and those above it; those that are there keep their modes."""
     try:
-        mkdir(path, mode)
-    except FileExistsError:
-        return
+        _make_directory(path, mode)
     except FileNotFoundError:
-        make_directories(path.rpartition("/")[0] or "/", mode)
-        make_directories(path, mode)
+        try:
+            parts = path.split("/")
+            for end in range(2, len(parts) + 1):
+                _make_directory("/".join(parts[:end]), mode)
+        except OSError as error:
+            raise failure("make directory", path, error) from None
     except OSError as error:
         raise failure("make directory", path, error) from None
 
 
-def read_text(path: str, limit: int = 1 << 20) -> str | None:
-    """The content of a file, None where there is none. Bytes that are not UTF-8 become U+FFFD."""
+def _make_directory(path: str, mode: int) -> None:
     try:
-        fd = open_file(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW)
+        mkdir(path, mode)
+    except FileExistsError:
+        pass
+
+
+def make_private(path: str) -> None:
+    """Make a directory of state, where no link may lead elsewhere; those above it may be links."""
+    make_directories(path)
+    refuse_link(path)
+
+
+def refuse_link(path: str) -> None:
+    """Raise StateFailure for what stands in a directory's place, a link to another one above all.
+
+    Nothing at all is no failure.
+    """
+    try:
+        if lstat(path).st_mode & _FORMAT == _DIRECTORY:
+            return
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR):
+            return
+        raise failure("read", path, error) from None
+    raise StateFailure(
+        f'"{path}" is not a directory of ours', details="remove it: a link there leads elsewhere"
+    )
+
+
+def read_text(path: str, limit: int = 1 << 20) -> str | None:
+    """The content of a file, None where there is none. Bytes that are not UTF-8 become U+FFFD.
+
+    A FIFO in its place is empty, or has what was written to it, and is not waited for.
+    """
+    try:
+        fd = open_file(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR):
             return None
@@ -87,24 +126,42 @@ def within(since: int, now: int, seconds: int) -> bool:
 
 
 def write_whole(path: str, content: str, mode: int = 0o600) -> None:
-    """Write a file in place, emptied first; for use before a link or a rename."""
+    """Write a file in place, emptied first, so that a kill may leave a part of it."""
+    flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK
     try:
-        fd = open_file(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, mode)
-        try:
-            data = content.encode("utf-8", "surrogateescape")
-            while data:
-                data = data[write(fd, data) :]
-        finally:
-            close(fd)
+        _write(open_file(path, flags, mode), content)
     except OSError as error:
         raise failure("write", path, error) from None
+
+
+def write_new(path: str, content: str, mode: int = 0o600) -> None:
+    """Write a file in place of whatever has its name, for use before a link or a rename."""
+    flags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC
+    try:
+        try:
+            fd = open_file(path, flags, mode)
+        except FileExistsError:
+            unlink(path)  # what a kill left, or a link to somewhere else
+            fd = open_file(path, flags, mode)
+        _write(fd, content)
+    except OSError as error:
+        raise failure("write", path, error) from None
+
+
+def _write(fd: int, content: str) -> None:
+    try:
+        data = content.encode("utf-8", "surrogateescape")
+        while data:
+            data = data[write(fd, data) :]
+    finally:
+        close(fd)
 
 
 def replace(path: str, content: str, mode: int = 0o600) -> None:
     """Write a file so that readers find the old content or the new, never a part."""
     new = temporary(path)
     try:
-        write_whole(new, content, mode)
+        write_new(new, content, mode)
         rename(new, path)
     except OSError as error:
         remove(new)

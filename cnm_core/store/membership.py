@@ -147,7 +147,7 @@ class Membership:
         content = files.read_text(f"{self._directory}/{network}")
         try:
             return _decode(network, self.node, content) if content else None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, StateFailure):
             return None  # of another version: the store says it again
 
     def networks(self) -> list[str]:
@@ -173,7 +173,7 @@ class Membership:
 
     def followed(self) -> files.Lock:
         """What an agent enters while it keeps the kernel's entries."""
-        files.make_directories(self._directory)
+        files.make_private(self._directory)
         return files.Lock(f"{self._directory}/.agent")
 
     def withdraw(
@@ -185,7 +185,7 @@ class Membership:
         it then goes by one request.
         """
         path = self._pending(network, key)
-        files.make_directories(path.rpartition("/")[0])
+        files.make_private(path.rpartition("/")[0])
         files.write_whole(path, "")
         try:
             self.cluster.withdraw(network, self.node, key, free(key))
@@ -223,7 +223,7 @@ class Membership:
 
     def _lock(self, network: str) -> files.Lock:
         """For changes of what is known of a network."""
-        files.make_directories(self._directory)
+        files.make_private(self._directory)
         return files.Lock(f"{self._directory}/.{network}.lock")
 
     def _keep(self, view: View) -> View:

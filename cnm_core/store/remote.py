@@ -121,8 +121,9 @@ class RemoteStore:
 
     def lock(self, seconds: float) -> "PatientLock":
         """The lock that whoever changes the pools holds, also while the driver answers."""
+        files.make_private(self._directory)
         for directory in (self._endpoints, self._addresses, self._owed):
-            files.make_directories(directory)
+            files.make_private(directory)
         return PatientLock(f"{self._directory}/.lock", seconds)
 
     def load(self) -> Pools | None:

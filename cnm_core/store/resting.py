@@ -131,8 +131,10 @@ def _line(text: str) -> bytes:
 
 
 def _head(fd: int) -> int:
+    """The line that the queue begins with: the first where the file says one that it has not."""
     text = pread(fd, _LINE, 0).strip()
-    return max(int(text), 1) if text.isdigit() else 1
+    head = int(text) if text.isdigit() else 1
+    return head if 0 < head <= fstat(fd).st_size // _LINE else 1
 
 
 def _entry(line: bytes) -> tuple[int, bytes | None]:

@@ -101,8 +101,15 @@ class FileStore:
     def close(self) -> None:
         """Nothing stays open."""
 
+    def damage(self, error: Exception) -> StateFailure:
+        """The error for files that make no sense."""
+        return StateFailure(
+            f'the store in "{self._directory}" is damaged: {error}',
+            details="move the directory away: the next ADD of each network begins a new one",
+        )
+
     def _locked(self) -> "_Opened":
-        files.make_directories(self._directory)
+        files.make_private(self._directory)
         return _Opened(self, files.Lock(self._directory + "/lock"))
 
     def _tidy(self) -> None:
@@ -132,7 +139,8 @@ class FileStore:
     def _apply(self, journal: str) -> None:
         """Do what a journal says; safe to repeat."""
         fields = json.loads(journal)
-        assert type(fields) is dict
+        if type(fields) is not dict:
+            raise ValueError("its journal is not an object")
         revision = fields["revision"]
         for key, value, lease in fields["steps"]:
             if value is None:
@@ -269,12 +277,14 @@ class _Opened:
         self._lock.__enter__()
         try:
             self._store._tidy()
-        except BaseException:
-            self._lock.__exit__()
+        except BaseException as error:
+            self.__exit__(type(error), error)
             raise
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: object, *__: object) -> None:
         self._lock.__exit__()
+        if isinstance(error, (ValueError, LookupError, TypeError, AttributeError)):
+            raise self._store.damage(error) from None
 
 
 def _is_met(condition: "Unchanged | Holds", present: Entry | None) -> bool:

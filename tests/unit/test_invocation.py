@@ -197,3 +197,10 @@ def test_valid_attachments(pairs: list[tuple[str, str]]) -> None:
     expected = {EndpointKey(*pair) for pair in pairs}
     for key in ("cni.dev/valid-attachments", "cni.dev/attachments"):
         assert invocation.valid_attachments({key: listed}) == expected
+
+
+@pytest.mark.parametrize("name", ["\udcff\udcfe", "eth\udc80"])
+def test_an_interface_name_that_is_no_text(name: str) -> None:
+    """The kernel would take it, and no result could have it."""
+    with pytest.raises(InvalidEnvironment, match="CNI_IFNAME"):
+        _receive("ADD", SANDBOX | {"CNI_IFNAME": name}, CONFIG)

@@ -13,6 +13,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD, ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import IFF_PROMISC, IFF_UP, ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from cnm_core.errors import KernelRefused
 from cnm_core.inet import Address, format_ip, format_mac
 from cnm_core.kernel import address, link, netlink, route, upper, vlan
 from cnm_core.kernel.netlink import Request
@@ -393,3 +394,15 @@ def test_numbers(encode: Any, size: int) -> None:
     for value in (0, 1, largest):
         (payload,) = netlink.attributes(encode(3, value)).values()
         assert payload == value.to_bytes(size, sys.byteorder)
+
+
+def test_a_message_without_a_header() -> None:
+    """What is shorter than its own header ends the reading, which would go on for ever."""
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far:
+        kernel = netlink.Socket()
+        kernel.close()
+        kernel._socket = near
+        far.send(bytes(20))
+        with pytest.raises(KernelRefused):
+            kernel.events()
