@@ -18,7 +18,7 @@ from cnm_core.config.overlay import overlay_config
 from cnm_core.drivers.tunnel import Tunnel
 from cnm_core.http import parse_url
 from cnm_core.kernel.netlink import Socket
-from cnm_core.kernel.wireguard import Wireguard
+from cnm_core.kernel.wireguard import Peer, Wireguard
 from cnm_core.store.cluster import Cluster
 from cnm_core.store.etcd import Access, EtcdStore
 from cnm_core.store.membership import open_membership
@@ -333,13 +333,9 @@ def test_wrong_key(hosts: list[Host], netns: Sandboxes) -> None:
     catch_up(hosts[1], netns, **ENCRYPTED)
     assert one.reaches(address, seconds=PATIENCE)
 
-    with hosts[0].netns.entered():
-        server = EtcdStore(Access((parse_url(hosts[0].etcd.url),)), "cnm/v1/default/")
-        Cluster(server, lambda error: None).fence(hosts[1].name)
+    fence(hosts[1])
     catch_up(hosts[0], netns, **ENCRYPTED)
-    with hosts[0].netns.entered():
-        device = Wireguard().device_of("wg-cnm")
-    assert device is not None and device.peers == ()
+    assert peers(hosts[0]) == ()
     packet = vxlan_packet(4097, "10.7.0.2", one.link("eth0")["address"], MARKER)
     index = hosts[1].netns.link("wg-cnm")["ifindex"]
     assert not gets(one, hosts[1].netns, ("fe80::a63:1", VXLAN_PORT, 0, index), packet)
@@ -421,6 +417,7 @@ def test_rotation(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFix
     hosts[1].netns.ip("link", "delete", "wg-cnm")
     assert one.reaches(address, seconds=3 * PATIENCE)
     assert "made-tunnel" in hosts[1].events()
+    forgets_the_fenced(hosts, netns, one, address)
 
 
 def rotate(host: Host) -> None:
@@ -432,8 +429,74 @@ def rotate(host: Host) -> None:
 
 def peer_key(host: Host) -> str:
     """The public key of a host's only peer."""
+    (peer,) = peers(host)
+    return b64encode(peer.key).decode()
+
+
+def peers(host: Host) -> tuple[Peer, ...]:
+    """The peers of a host."""
     with host.netns.entered():
         device = Wireguard().device_of("wg-cnm")
     assert device is not None
-    (peer,) = device.peers
-    return b64encode(peer.key).decode()
+    return device.peers
+
+
+def forgets_the_fenced(hosts: list[Host], netns: Sandboxes, client: Netns, address: str) -> None:
+    """The agent of the second host has the first one's key until that is fenced, and once it has
+    joined again.
+    """
+    key = peer_key(hosts[1])
+    fence(hosts[0])
+    await_peers(hosts[1], 0)
+    assert not client.reaches(address)
+    catch_up(hosts[0], netns, **ENCRYPTED)
+    await_peers(hosts[1], 1)
+    assert peer_key(hosts[1]) == key
+    assert client.reaches(address, seconds=PATIENCE)
+
+
+def fence(host: Host) -> None:
+    """Have a host be no member any more."""
+    with host.netns.entered():
+        server = EtcdStore(Access((parse_url(host.etcd.url),)), "cnm/v1/default/")
+        Cluster(server, lambda error: None).fence(host.name)
+
+
+def await_peers(host: Host, count: int) -> None:
+    """Wait until a host has so many peers."""
+    deadline = time.monotonic() + 3 * PATIENCE
+    while len(peers(host)) != count:
+        assert time.monotonic() < deadline, host.log.read_text()
+        time.sleep(0.1)
+
+
+# --- with other options
+
+
+def test_other_options(hosts: list[Host], netns: Sandboxes) -> None:
+    """Routed networks are encrypted too, and so are copies of what goes to everybody."""
+    routed = {"mode": "l3", **ENCRYPTED}
+    (one, _), (two, address) = connected(hosts[:2], netns, **routed)
+    assert "via 10.7.0.33" in hosts[0].netns.run(["ip", "route", "show", "dev", "vx-001001"])
+    red = {"name": "red", "subnets": [{"subnet": "10.8.0.0/24"}], "bum": "ingress-replication"}
+    (three, _), (four, copied) = connected(hosts[:2], netns, **red, **ENCRYPTED)
+    capture = Capture(hosts[0])
+    payload = MARKER * 512
+    assert exchange_by_tcp(one, two, address, payload) == payload
+    assert exchange_by_tcp(three, four, copied, payload) == payload
+    with four.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("", 9999))
+        listener.settimeout(PATIENCE)
+        broadcast(three, "10.8.0.255", 9999)
+        assert listener.recv(100) == MARKER
+    frames = capture.end()
+    assert sum(map(len, frames)) > 4 * len(payload)
+    assert not any(MARKER[:12] in frame for frame in frames)
+    assert udp_ports(frames) == {WIREGUARD_PORT}
+
+
+def broadcast(sender: Netns, address: str, port: int) -> None:
+    """Have a container send to everybody."""
+    with sender.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        out.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        out.sendto(MARKER, (address, port))
