@@ -7,6 +7,7 @@ repair, and so does the next `attach` of the same endpoint.
 
 from cnm_core.errors import (
     AddressInUse,
+    Damaged,
     Drifted,
     Error,
     InterfaceExists,
@@ -228,11 +229,14 @@ class NetworkController:
         ended("record")
 
     def endpoint(self, network: str, key: EndpointKey) -> Endpoint | None:
-        """The endpoint's record; None where there is none, or one that makes no sense."""
+        """The endpoint's record; None where there is none, or one that makes no sense.
+
+        Raises StateFailure where it cannot be read, or what only it tells of would be left.
+        """
         try:
             return self._store.load(network, key)
-        except StateFailure:
-            return None  # a damaged record: the kernel and the allocations tell the rest
+        except Damaged:
+            return None  # the kernel and the allocations tell the rest
 
     def check(
         self,
@@ -269,9 +273,9 @@ class NetworkController:
         for key in self._store.keys(network):
             if key in valid or self._store.is_young(network, key, grace_seconds):
                 continue
-            endpoint = self.endpoint(network, key)
-            netns = find_netns(endpoint.sandbox.netns) if endpoint else None
             try:
+                endpoint = self.endpoint(network, key)
+                netns = find_netns(endpoint.sandbox.netns) if endpoint else None
                 self.detach(network, key, netns, ipam_of)
             except Error as error:
                 failures.append(error)
@@ -384,5 +388,5 @@ def _undo(step: "Callable[..., None]", *arguments: object) -> None:
     """Undo a step of something that failed."""
     try:
         step(*arguments)
-    except Error:
+    except (Error, OSError):
         pass  # the failure that is being undone says more; DEL undoes the rest

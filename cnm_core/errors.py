@@ -4,6 +4,9 @@ Codes 1 to 99 are the CNI specification's ("Error", spec 1.1.0; 8 is used by its
 reference library only); 100 and up are this project's own.
 """
 
+# What to do about EMFILE and ENFILE.
+OPEN_FILES = "raise the runtime's limit of open files (ulimit -n), or fs.file-max"
+
 
 class Error(Exception):
     """A failure with a code, a message that names the culprit, and what to do about it."""
@@ -84,6 +87,10 @@ class StateFailure(Error):
     """A state file cannot be read, written or understood; the message has its path."""
 
     code = 101
+
+
+class Damaged(StateFailure):
+    """A state file that is there and makes no sense, whenever it is read."""
 
 
 class PoolExhausted(Error):

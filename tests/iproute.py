@@ -173,12 +173,10 @@ _ROUTE = ("dst", "dev", "gateway", "metric", "table", "scope", "type")
 def snapshot(*namespaces: Netns, directories: tuple[Path, ...]) -> Snapshot:
     """The state of the host, of some network namespaces, and of state directories."""
     all_of_them = (HOST, *namespaces)
+    shown = {each.name: each.query("addr", "show") for each in all_of_them}
     return Snapshot(
-        {
-            each.name: {name: _link(link) for name, link in each.links().items()}
-            for each in all_of_them
-        },
-        {each.name: _addresses(each) for each in all_of_them},
+        {netns: {link["ifname"]: _link(link) for link in links} for netns, links in shown.items()},
+        {netns: dict(map(_addresses, links)) for netns, links in shown.items()},
         [_routes(each) for each in all_of_them],
         {path[-1]: HOST.sysctl(*path) for path in _FORWARDING},
         run("nft", "--stateless", "list", "ruleset"),
@@ -198,8 +196,9 @@ def _link(link: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _addresses(netns: Netns) -> dict[str, list[str]]:
-    return {name: sorted(netns.addresses(name)) for name in netns.links()}
+def _addresses(link: dict[str, Any]) -> tuple[str, list[str]]:
+    infos = [each for each in link["addr_info"] if not _link_local(each["local"])]
+    return link["ifname"], sorted(f"{each['local']}/{each['prefixlen']}" for each in infos)
 
 
 def _routes(netns: Netns) -> list[str]:

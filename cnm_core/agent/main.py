@@ -16,7 +16,7 @@ from cnm_core.agent.readiness import notify
 from cnm_core.agent.report import Report
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers import overlay
-from cnm_core.errors import Error
+from cnm_core.errors import Error, KernelRefused
 from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
 from cnm_core.store.endpoints import EndpointStore
@@ -109,7 +109,7 @@ def _listening(follower: Follower) -> Iterator[None]:
     def read() -> None:
         try:
             lost = any(_is_loss(kind, link.parse(body)) for kind, body in kernel.events())
-        except OSError:
+        except KernelRefused:
             lost = True  # ENOBUFS: the kernel had more to tell than it keeps
         if lost:
             follower.look()

@@ -6,7 +6,7 @@ from posix import _exit, environ, write
 from cnm_core import __version__, json
 from cnm_core.cni import invocation
 from cnm_core.cni.invocation import VERSIONS, Invocation
-from cnm_core.errors import Error, KernelRefused
+from cnm_core.errors import OPEN_FILES, Error, KernelRefused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run(name: str, make: "Callable[[], Plugin]") -> None:
         for key, value in environ.items()
     }
     text = b""
-    failure = None
+    plugin = call = failure = None
     try:
         command = invocation.command_of(environment)
         if not command:
@@ -46,7 +46,8 @@ def run(name: str, make: "Callable[[], Plugin]") -> None:
         else:
             text = invocation.read_stdin()
             call = invocation.receive(command, environment, text)
-            answer = _serve(make(), call)
+            plugin = make()
+            answer = _serve(plugin, call)
     except Error as error:
         failure = error
     except BaseException as error:
@@ -57,8 +58,10 @@ def run(name: str, make: "Callable[[], Plugin]") -> None:
         from cnm_core.cni import journal
 
         journal.note(name, environment, text, failure)
-    if answer:
-        _print(json.dumps(answer, indent="    "))
+    if answer and not _print(json.dumps(answer, indent="    ")):
+        if plugin is not None and call is not None and call.command == "ADD" and failure is None:
+            _take_back(plugin, call)
+        _exit(1)
     _exit(0 if failure is None else 1)
 
 
@@ -74,6 +77,14 @@ def _serve(plugin: "Plugin", call: Invocation) -> dict[str, object]:
     else:
         plugin.status(call)
     return {}
+
+
+def _take_back(plugin: "Plugin", call: Invocation) -> None:
+    """Undo an ADD of which nobody can be told; DEL undoes the rest."""
+    try:
+        plugin.delete(call)
+    except BaseException as error:
+        invocation.say(f"cannot take back what the ADD made: {error}")
 
 
 def _supported() -> dict[str, object]:
@@ -100,27 +111,29 @@ def _error_object(error: Error, text: bytes) -> dict[str, object]:
 
 def _unforeseen(error: BaseException) -> Error:
     """A defect of ours as an error object that says where it happened, unless it is none."""
-    if isinstance(error, OSError) and error.errno in (EMFILE, ENFILE):
-        return KernelRefused(
-            error.errno,
-            f"cannot open another file or socket: {error.strerror}",
-            details="raise the runtime's limit of open files (ulimit -n), or fs.file-max",
-        )
     trace, place = error.__traceback__, ""
     while trace is not None:
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
         trace = trace.tb_next
+    if isinstance(error, OSError):
+        what = f'"{error.filename}"' if error.filename else "a system call"
+        advice = OPEN_FILES if error.errno in (EMFILE, ENFILE) else f"at {place}"
+        return KernelRefused(
+            error.errno or 0, f"the kernel refused {what}: {error.strerror}", details=advice
+        )
     return Error(f"{type(error).__name__}: {error}", details=f"at {place}; please report this")
 
 
-def _print(text: str) -> None:
+def _print(text: str) -> bool:
+    """Write the answer to stdout; whether that could be done."""
     data = text.encode("utf-8", "replace") + b"\n"
     try:
         while data:
             data = data[write(1, data) :]
     except OSError as error:
         invocation.say(f"cannot write the answer to stdout: {error.strerror}")
-        _exit(1)
+        return False
+    return True
 
 
 def _about(name: str) -> str:

@@ -8,10 +8,10 @@ from cnm_core.config.network import network_config
 from cnm_core.config.ports import PortmapConfig, portmap_config
 from cnm_core.drivers.portmap import Portmap
 from cnm_core.errors import (
+    Damaged,
     Drifted,
     Error,
     InvalidNetworkConfig,
-    StateFailure,
     UnsupportedField,
     raise_all,
 )
@@ -42,8 +42,8 @@ class PortmapPlugin:
             store.save(endpoint)
             try:
                 Portmap().publish(endpoint, state_dir, snat=options.snat)
-            except Error:
-                store.remove(call.network, call.key)
+            except BaseException:
+                self._undo(store, call.network, call.key)
                 raise
         return document
 
@@ -96,15 +96,21 @@ class PortmapPlugin:
         """STATUS: an error where the configuration asks for what is not there."""
         _refuse_foreign(portmap_config(call.config))
 
+    def _undo(self, store: EndpointStore, network: str, key: EndpointKey) -> None:
+        """Undo an ADD that failed: a kernel that did not answer may have done all of it."""
+        try:
+            self._forget(store, network, key)
+        except (Error, OSError):
+            pass  # the failure that is being undone says more; DEL undoes the rest
+
     def _forget(self, store: EndpointStore, network: str, key: EndpointKey) -> None:
         try:
             endpoint = store.load(network, key)
-        except StateFailure:
+        except Damaged:
             Portmap().disown(network, key)  # the record is damaged
         else:
-            if endpoint is None:
-                return
-            Portmap().unpublish(endpoint)
+            if endpoint is not None:
+                Portmap().unpublish(endpoint)
         store.remove(network, key)
 
 

@@ -164,27 +164,30 @@ class Bridge:
     def _connect(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
         options = _options(network)
         assert self._bridge is not None and endpoint.mac is not None
-        answers = self._host.request(
-            link.create_veth(
-                endpoint.host_link,
-                mac=random_mac(),
-                mtu=self._mtu(options) or self._bridge.mtu,
-                master=self._bridge.index,
-                peer_name=endpoint.key.ifname,
-                peer_mac=endpoint.mac,
-                peer_netns=netns.fd,
-            ),
-            # In the same send, so that no kill leaves a link that does not say whose it is.
-            link.set_alias(endpoint.host_link, port_alias(network.name, endpoint.key)),
-            link.get(endpoint.host_link),  # and has the kernel note that there is no carrier
-            link.set_up(0, endpoint.host_link),
-            link.get(self._bridge.name),  # its MTU may have followed the new port's
-        )
+        mtu = self._mtu(options) or self._bridge.mtu
         try:
+            answers = self._host.request(
+                link.create_veth(
+                    endpoint.host_link,
+                    mac=random_mac(),
+                    mtu=mtu,
+                    master=self._bridge.index,
+                    peer_name=endpoint.key.ifname,
+                    peer_mac=endpoint.mac,
+                    peer_netns=netns.fd,
+                ),
+                # In the same send, so that no kill leaves a link that does not say whose it is.
+                link.set_alias(endpoint.host_link, port_alias(network.name, endpoint.key)),
+                link.get(endpoint.host_link),  # and has the kernel note that it has no carrier
+                link.set_up(0, endpoint.host_link),
+                link.get(self._bridge.name),  # its MTU may have followed the new port's
+            )
             self.host_end, self._bridge = link.parse(answers[2]), link.parse(answers[4])
             self._configure_port(endpoint, self.host_end, options)
-        except BaseException:
-            link.delete_if_present(self._host, endpoint.host_link)
+        except BaseException as error:
+            # The pair was made unless the kernel says that one of its names is somebody's.
+            if not (isinstance(error, KernelRefused) and error.errno == EEXIST):
+                link.delete_if_present(self._host, endpoint.host_link)
             raise
 
     def configure(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:

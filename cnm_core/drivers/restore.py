@@ -6,7 +6,7 @@ endpoints is in their records only. The next ADD that meets broken tables comes 
 
 from cnm_core.drivers.firewall import Firewall, Target
 from cnm_core.drivers.spoofcheck import SpoofCheck
-from cnm_core.errors import InvalidNetworkConfig, StateFailure
+from cnm_core.errors import Damaged, InvalidNetworkConfig
 from cnm_core.model import Endpoint
 from cnm_core.store.endpoints import EndpointStore
 
@@ -53,7 +53,7 @@ def _recorded(state_dir: str) -> list[Endpoint]:
             for key in store.keys(network):
                 try:
                     endpoint = store.load(network, key)
-                except StateFailure:
+                except Damaged:
                     continue  # damaged: DEL and GC work without it
                 if endpoint is not None:
                     found.append((store.written(network, key), endpoint))

@@ -7,7 +7,7 @@ address is free again. Safe to repeat: what is to be done follows from records a
 """
 
 from cnm_core.drivers.overlay import port_settings
-from cnm_core.errors import StateFailure
+from cnm_core.errors import Damaged
 from cnm_core.inet import format_ip
 from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
@@ -77,7 +77,7 @@ def republish(
 def _load(records: EndpointStore, network: str, key: EndpointKey) -> Endpoint | None:
     try:
         found = records.load(network, key)
-    except StateFailure:
+    except Damaged:
         return None  # damaged: what it had nobody can tell
     return found if found is not None and found.host_link else None
 

@@ -280,7 +280,7 @@ def delete_if_present(
         listener = Socket(groups=RTMGRP_LINK)
         answer, sink = pipe2(O_CLOEXEC)
         child = fork()
-    except OSError:  # neither descriptors nor a process to be had: wait ourselves
+    except (OSError, KernelRefused):  # neither descriptors nor a process to be had: wait ourselves
         _delete_and_wait(socket, found)
         if meanwhile is not None:
             meanwhile()
@@ -347,7 +347,7 @@ def _deleted(listener: Socket, index: int) -> bool:
     """Whether one of the listener's next messages says that the link is gone."""
     try:
         events = listener.events()
-    except OSError:
+    except KernelRefused:
         return False  # ENOBUFS: some were lost; the child's end says the same, later
     # Family 0: a bridge says with its own that a port left it, which comes first.
     return any(

@@ -6,12 +6,12 @@ on after one that fails (netlink_rcv_skb, net/netlink/af_netlink.c), so that `re
 reads an answer for each before it raises the first error.
 """
 
-from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, socket
+from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
 from _struct import Struct
-from errno import EBADMSG
+from errno import EBADMSG, EMFILE, ENFILE
 from posix import strerror
 
-from cnm_core.errors import KernelRefused
+from cnm_core.errors import OPEN_FILES, KernelRefused
 from cnm_core.record import Record
 
 TYPE_CHECKING = False
@@ -32,6 +32,9 @@ _I32 = Struct("=i")
 U8, U16, U32 = Struct("=B"), Struct("=H"), Struct("=I")
 # The kernel's largest message of a dump (netlink_dump), and more than any capped answer.
 _BUFFER = 1 << 15
+SO_SNDBUFFORCE = 32
+# What is longer gets a larger send buffer; the usual one has some 200 KiB.
+_LARGE = 1 << 17
 
 
 class Request(Record):
@@ -118,12 +121,15 @@ class Socket:
     """A netlink socket in the namespace where it was opened; it stays there."""
 
     def __init__(self, protocol: int = 0, groups: int = 0) -> None:
-        """`groups` is the bit mask of the multicast groups to listen to."""
-        self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
-        if groups:
-            self._socket.bind((0, groups))
-        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
-            self._socket.setsockopt(SOL_NETLINK, option, 1)
+        """`groups` is the bit mask of the multicast groups to listen to. Raises KernelRefused."""
+        try:
+            self._socket = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol)
+            if groups:
+                self._socket.bind((0, groups))
+            for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
+                self._socket.setsockopt(SOL_NETLINK, option, 1)
+        except OSError as error:
+            raise failure("open", error) from None
         self._sequence = 0
 
     def close(self) -> None:
@@ -133,7 +139,8 @@ class Socket:
     def request(self, *requests: Request) -> list[bytes]:
         """Send the requests together; the first message that each got back, b"" for none.
 
-        Raises KernelRefused for the first that failed, when all have been answered.
+        Raises KernelRefused for the first that failed, when all have been answered, or where
+        an answer cannot be had: what was asked for may have been done then.
         """
         first = self._sequence + 1
         self._send(requests)
@@ -185,10 +192,25 @@ class Socket:
         for request in requests:
             self._sequence += 1
             out.append(encode(request, self._sequence))
-        self._socket.send(b"".join(out))
+        self.send(b"".join(out))
 
-    def _receive(self) -> "Iterator[tuple[int, int, int, bytes]]":
-        data = self._socket.recv(_BUFFER)
+    def send(self, messages: bytes) -> None:
+        """Send messages as they are. Raises KernelRefused."""
+        try:
+            if len(messages) > _LARGE:
+                self._socket.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, 2 * len(messages))
+            self._socket.send(messages)
+        except OSError as error:
+            raise failure("send to", error) from None
+
+    def _receive(self, flags: int = 0) -> "Iterator[tuple[int, int, int, bytes]]":
+        """The next messages. With MSG_DONTWAIT raises BlockingIOError where there are none."""
+        try:
+            data = self._socket.recv(_BUFFER, flags)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise failure("receive from", error) from None
         at = 0
         while at + 16 <= len(data):
             length, kind, flags, sequence, _ = _HEADER.unpack_from(data, at)
@@ -196,6 +218,15 @@ class Socket:
                 raise KernelRefused(EBADMSG, "the kernel sent a message without a header")
             yield kind, flags, sequence, data[at + 16 : at + length]
             at += length + (-length % 4)
+
+
+def failure(verb: str, error: OSError) -> KernelRefused:
+    """The error for a socket that the kernel refuses, whatever was to be asked by it."""
+    return KernelRefused(
+        error.errno or 0,
+        f"cannot {verb} a netlink socket: {error.strerror}",
+        details=OPEN_FILES if error.errno in (EMFILE, ENFILE) else "",
+    )
 
 
 def _refused(errno: int, request: Request, flags: int, body: bytes) -> KernelRefused:

@@ -4,9 +4,9 @@ Numbers are from include/uapi/linux/netfilter/{nf_tables,nfnetlink}.h. What rule
 are made of is in cnm_core/kernel/expressions.py.
 """
 
-from _socket import SOL_SOCKET
+from _socket import MSG_DONTWAIT
 from _struct import Struct
-from errno import EIO, ENOBUFS, ENOENT, EOPNOTSUPP, EPERM
+from errno import EIO, ENOBUFS, ENOENT, EOPNOTSUPP, EPERM, EPROTONOSUPPORT
 from posix import strerror
 
 from cnm_core.errors import KernelRefused
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 10, 0x10, 0x11
-SO_SNDBUFFORCE = 32
 
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE = 0, 1, 2
 NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN, NFT_MSG_DELCHAIN = 3, 4, 5
@@ -62,8 +61,6 @@ _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 _NFGENMSG = Struct(">BBH")
 _BE16, _BE32 = Struct(">H"), Struct(">I")
 _ATTRIBUTE, _I32 = Struct("=HH"), Struct("=i")
-# Batches beyond this many bytes get a larger send buffer; the usual one has some 200 KiB.
-_LARGE = 1 << 17
 
 
 class Element(Record):
@@ -94,8 +91,10 @@ def open_socket() -> Socket:
     """A socket for all that is here, in the namespace where it was opened. KernelRefused."""
     try:
         return Socket(NETLINK_NETFILTER)
-    except OSError as error:
-        raise _unavailable(error.errno or EIO) from None
+    except KernelRefused as error:
+        if error.errno not in (EPERM, EPROTONOSUPPORT):
+            raise
+        raise _unavailable(error.errno) from None
 
 
 def probe(socket: Socket) -> None:
@@ -146,17 +145,14 @@ def commit(socket: Socket, requests: "Sequence[Request]") -> None:
     first = socket._sequence + 1
     socket._sequence += len(batch)
     data = b"".join(encode(request, first + index) for index, request in enumerate(batch))
-    if len(data) > _LARGE:
-        socket._socket.setsockopt(SOL_SOCKET, SO_SNDBUFFORCE, 2 * len(data))
-    socket._socket.send(data)
+    socket.send(data)
     failure = KernelRefused(EIO, "cannot change nftables: no answer")
     failed, answered = False, False
     # The kernel has worked and answered when send returns. All is read, even where the receive
     # buffer (ENOBUFS) had no room for every failure: a full one would take no further answer.
-    socket._socket.setblocking(False)
     while True:
         try:
-            for kind, flags, sequence, body in socket._receive():
+            for kind, flags, sequence, body in socket._receive(MSG_DONTWAIT):
                 index = sequence - first
                 if kind != NLMSG_ERROR or not 0 <= index < len(batch):
                     continue
@@ -166,10 +162,9 @@ def commit(socket: Socket, requests: "Sequence[Request]") -> None:
                     failed, failure = True, _refused(errno, batch[index], flags, body)
         except BlockingIOError:
             break
-        except OSError as error:
+        except KernelRefused as error:
             if error.errno != ENOBUFS:
                 raise
-    socket._socket.setblocking(True)
     if failed or not answered:
         raise failure
 

@@ -38,7 +38,7 @@ from posix import (
 from posix import open as open_file
 
 from cnm_core.config import formats
-from cnm_core.errors import StateFailure
+from cnm_core.errors import Error, StateFailure
 from cnm_core.inet import format_ip, parse_ip, to_int
 from cnm_core.model import EndpointKey
 from cnm_core.store import files
@@ -182,18 +182,19 @@ class Allocations:
     def _forget_claim(self) -> None:
         try:
             files.remove(self._claim)
-        except StateFailure:
+        except Error:
             pass  # no harm: the next claim removes it first, or fails
 
     def release(self, owner: EndpointKey, *, rest_since: int | None = None) -> list[bytes]:
         """Free every address of the owner; which they were.
 
         With a time, in nanoseconds since 1970, they rest from then on: `next_free` passes
-        over them until `wake`.
+        over them until `wake`. Of a file that cannot be read the index tells whose it is.
         """
         ips = self.of(owner)
         if ips:
-            self._free(ips, [ip for ip in ips if self.owner_of(ip) == owner], rest_since)
+            theirs = [ip for ip in ips if self.owner_of(ip) in (owner, _NOBODY)]
+            self._free(ips, theirs, rest_since)
             files.remove(f"{self._index}/owners/{owner}")
         return ips
 
@@ -287,7 +288,7 @@ class Allocations:
         self._outdate()
         try:
             Resting(self._rests).append(ips, since)
-        except StateFailure:
+        except Error:
             return False
         return True
 
@@ -376,6 +377,7 @@ class Allocations:
         """Make the index from the files."""
         self._changed = True
         self._block = None
+        self._forget_claim()
         boots = self._boots()
         files.make_private(self._index.rpartition("/")[0])
         files.make_private(self._index)

@@ -8,7 +8,7 @@ from time import time_ns
 
 from cnm_core import json
 from cnm_core.config import formats
-from cnm_core.errors import StateFailure
+from cnm_core.errors import Damaged
 from cnm_core.inet import (
     format_ip,
     format_mac,
@@ -72,7 +72,7 @@ class EndpointStore:
         files.replace(self._path(endpoint.network, endpoint.key), _encode(endpoint))
 
     def load(self, network: str, key: EndpointKey) -> Endpoint | None:
-        """An endpoint's record, or None. Raises StateFailure where it makes no sense."""
+        """An endpoint's record, or None. Raises StateFailure, Damaged where it makes no sense."""
         path = self._path(network, key)
         content = files.read_text(path)
         return None if content is None else _decode(content, path, network, key)
@@ -107,7 +107,7 @@ class EndpointStore:
     def _names_parent(self, network: str, key: EndpointKey, name: str) -> bool:
         try:
             found = self.load(network, key)
-        except StateFailure:
+        except Damaged:
             return True
         return found is not None and name in found.parents
 
@@ -191,7 +191,7 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             ),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StateFailure(
+        raise Damaged(
             f'endpoint record "{path}" is damaged: {error}',
             details="DEL and GC work without it; they remove it",
         ) from None

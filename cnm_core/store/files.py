@@ -1,6 +1,6 @@
 """Files that survive a kill at any instruction: atomic writes, locks, private directories."""
 
-from errno import EACCES, ENOENT, ENOTDIR, EROFS
+from errno import EACCES, EISDIR, ELOOP, EMFILE, ENFILE, ENOENT, ENOMEM, ENOTDIR, ENXIO, EROFS
 from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
 from posix import (
     O_CLOEXEC,
@@ -24,7 +24,7 @@ from posix import (
 )
 from posix import open as open_file
 
-from cnm_core.errors import StateFailure
+from cnm_core.errors import OPEN_FILES, Damaged, Error, KernelRefused, StateFailure
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,11 +39,18 @@ _ADVICE = {
 }
 
 
-def failure(verb: str, path: str, error: OSError) -> StateFailure:
-    """The error for a state file that the system refuses."""
-    return StateFailure(
-        f'cannot {verb} "{path}": {error.strerror}', details=_ADVICE.get(error.errno or 0, "")
-    )
+def failure(verb: str, path: str, error: OSError) -> Error:
+    """The error for a state file that the system refuses.
+
+    KernelRefused where it lacks means for any file, Damaged where there is something else.
+    """
+    msg, errno = f'cannot {verb} "{path}": {error.strerror}', error.errno or 0
+    if errno in (EMFILE, ENFILE):
+        return KernelRefused(errno, msg, details=OPEN_FILES)
+    if errno == ENOMEM:
+        return KernelRefused(errno, msg)
+    kind = Damaged if errno in (EISDIR, ELOOP, ENXIO) else StateFailure
+    return kind(msg, details=_ADVICE.get(errno, ""))
 
 
 def make_directories(path: str, mode: int = 0o700) -> None:
@@ -166,7 +173,7 @@ def replace(path: str, content: str, mode: int = 0o600) -> None:
     except OSError as error:
         remove(new)
         raise failure("write", path, error) from None
-    except StateFailure:
+    except Error:
         remove(new)
         raise
 
@@ -229,8 +236,15 @@ class Lock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        flock(self._fd, LOCK_UN)  # a child that deletes a link still has the file open
-        close(self._fd)
+        """Never raises: what was done under the lock is done, and each step unlocks by itself."""
+        try:
+            flock(self._fd, LOCK_UN)  # a child that deletes a link still has the file open
+        except OSError:
+            pass
+        try:
+            close(self._fd)
+        except OSError:
+            pass
 
     def is_held(self) -> bool:
         """Whether somebody else holds it now."""

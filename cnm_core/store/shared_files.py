@@ -23,7 +23,7 @@ from posix import open as open_file
 from time import CLOCK_BOOTTIME, clock_gettime, sleep
 
 from cnm_core import json
-from cnm_core.errors import StateFailure
+from cnm_core.errors import Error, StateFailure
 from cnm_core.store import files
 from cnm_core.store.shared import Change, Compacted, Delete, Entry, Holds, Put, Range, Unchanged
 
@@ -61,7 +61,12 @@ class FileStore:
             for each in conditions:
                 if not _is_met(each, self._read(each.key)):
                     return None
-            return self._change(changes)
+            revision, journal = self._commit(changes)
+            try:
+                self._apply(journal)
+            except (Error, OSError):
+                pass  # it is done all the same: whoever takes the lock next applies the rest
+            return revision
 
     def watch(self, prefix: str, revision: int) -> "Iterator[tuple[Change, ...]]":
         """The changes below a prefix after a revision; see SharedStore."""
@@ -115,29 +120,30 @@ class FileStore:
     def _tidy(self) -> None:
         """Finish a transaction that was killed, and end the leases whose time is over."""
         journal = files.read_text(self._directory + "/journal", 1 << 24)
-        if journal:
-            self._apply(journal)
+        self._apply(journal or "")
         for lease in self._leases():
             found = self._lease(lease)
             if found is None or found[1] <= clock_gettime(CLOCK_BOOTTIME):
                 self._end(lease)
 
-    def _change(self, changes: "tuple[Put | Delete, ...]") -> int:
+    def _commit(self, changes: "tuple[Put | Delete, ...]") -> "tuple[int, str]":
+        """Put a transaction into the journal: its revision, and what is to be applied."""
         done = [each for each in changes if isinstance(each, Put) or self._read(each.key)]
         revision = self._revision()
         if not done:
-            return revision
+            return revision, ""
         steps = [
             [each.key, each.value, each.lease] if isinstance(each, Put) else [each.key, None, 0]
             for each in done
         ]
         content = json.dumps({"revision": revision + 1, "steps": steps})
         files.replace(self._directory + "/journal", content)
-        self._apply(content)
-        return revision + 1
+        return revision + 1, content
 
     def _apply(self, journal: str) -> None:
-        """Do what a journal says; safe to repeat."""
+        """Do what a journal says, if anything; safe to repeat."""
+        if not journal:
+            return
         fields = json.loads(journal)
         if type(fields) is not dict:
             raise ValueError("its journal is not an object")
@@ -258,7 +264,7 @@ class FileStore:
         found = self._lease(lease)
         owned = [key for key in found[2] if self._is_bound(key, lease)] if found else []
         if owned:
-            self._change(tuple(Delete(key) for key in owned))
+            self._apply(self._commit(tuple(Delete(key) for key in owned))[1])
         files.remove(f"{self._directory}/leases/{lease}")
 
     def _is_bound(self, key: str, lease: int) -> bool:

@@ -881,8 +881,8 @@ class Disturbed(Socket):
     disturb: Callable[[], None] | None = None
     after = 1
 
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        yield from super()._receive()
+    def _receive(self, flags: int = 0) -> Iterator[tuple[int, int, int, bytes]]:
+        yield from super()._receive(flags)
         self.after -= 1
         if self.disturb is not None and self.after <= 0:
             disturb, self.disturb = self.disturb, None
