@@ -1,5 +1,13 @@
 """Where the frozen command line starts."""
 
-from cnm_core.cli.main import main
+import os
+import sys
+
+# PyInstaller opens its archive by name for each module (extract in pyimod01_archive.py). Held
+# open it stays this build's, when another is installed while an agent runs on.
+archive = sys.modules["pyimod02_importers"].pyz_archive
+archive._filename = f"/proc/self/fd/{os.open(archive._filename, os.O_RDONLY)}"
+
+from cnm_core.cli.main import main  # noqa: E402
 
 main()

@@ -16,6 +16,7 @@ from tests import cni
 from tests.cni import Config, Endpoint
 from tests.faults.crowd import Held
 from tests.faults.test_kills import published
+from tests.hosts import Host, cluster
 from tests.iproute import HOST, Netns, Snapshot
 
 ROOT = Path(__file__).parent.parent.parent
@@ -42,6 +43,17 @@ def versions(cni_bin: Path, tmp_path: Path) -> list[Path]:
     return made
 
 
+def install(variables: dict[str, str]) -> None:
+    """Run the script that `make install` and releases have."""
+    subprocess.run(
+        [ROOT / "deploy/install.sh", "install"],
+        env={"PATH": os.environ["PATH"], **variables},
+        stdout=subprocess.DEVNULL,
+        check=True,
+        timeout=cni.PATIENCE,
+    )
+
+
 class Installer:
     """`install.sh`, one version after the other, as long as there is something going on."""
 
@@ -53,13 +65,7 @@ class Installer:
     def install(self) -> None:
         """Install the next version."""
         variables = {"SOURCE": str(next(self._versions)), "CNI_BIN": str(self.directory)}
-        subprocess.run(
-            [ROOT / "deploy/install.sh", "install"],
-            env={"PATH": os.environ["PATH"], "PREFIX": "", **variables},
-            stdout=subprocess.DEVNULL,
-            check=True,
-            timeout=cni.PATIENCE,
-        )
+        install(variables | {"PREFIX": ""})
         self.installed += 1
 
     @contextmanager
@@ -115,3 +121,35 @@ def test_install_while_in_use(
     assert installer.installed > 3
     assert not HOST.ports("blue0")
     assert snapshot(*sandboxes) == before
+
+
+@pytest.fixture
+def hosts(node: None, cni_bin: Path, tmp_path: Path) -> Iterator[list[Host]]:
+    """Two hosts with a network of their cluster; the second one's agent is `installed`."""
+    with cluster(2, tmp_path, cni_bin) as (found, _):
+        found[1].bin = tmp_path / "prefix/bin"
+        yield found
+
+
+def test_agent_of_before(hosts: list[Host], cni_bin: Path, tmp_path: Path) -> None:
+    """An agent goes on with its work until it is restarted, though its files are another's now."""
+    first, second = hosts
+    shutil.copytree(cni_bin.parent, tmp_path / "prefix", symlinks=True, copy_function=os.link)
+    second.start_agent()
+    other = tmp_path / "other"
+    (other / "lib/cnm").mkdir(parents=True)
+    shutil.copy("/bin/true", other / "lib/cnm/cnm")
+    (other / "bin").mkdir()
+    (other / "bin/cnm").symlink_to("../lib/cnm/cnm")
+    shutil.copy("/bin/true", other / "bin/bridge")
+    (other / "cnm-agent.service").write_text("# a template\n")
+    variables = {"SOURCE": str(other), "CNI_BIN": str(tmp_path / "plugins")}
+    install(variables | {"PREFIX": str(tmp_path / "prefix")})
+    assert subprocess.run([second.bin / "cnm", "--version"], check=True).returncode == 0
+    cnm = first.cnm()
+    cnm.run("network", "create", "--driver", "overlay", "--subnet", "10.7.0.0/24", "blue")
+    second.await_event("conflist-written")
+    cnm.run("network", "rm", "blue")
+    second.await_event("conflist-removed")
+    assert second.stop_agent() == 0
+    assert "Traceback" not in second.log.read_text()
