@@ -17,7 +17,7 @@ from cnm_core.errors import (
 )
 from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
-from cnm_core.kernel.netns import Netns, find_netns
+from cnm_core.kernel.netns import Netns, find_netns, is_of_another_boot
 from cnm_core.model import (
     Addressing,
     Attachment,
@@ -266,15 +266,19 @@ class NetworkController:
     ) -> None:
         """Remove every endpoint that is not valid, then what is left without an endpoint.
 
-        Not endpoints that are younger than the grace: the list of the valid may be older.
+        Not endpoints that are younger than the grace: the list of the valid may be older. A
+        reboot ends the grace, since it ended the container.
         Goes on past failures and raises them together at the end.
         """
         failures: list[Error] = []
         for key in self._store.keys(network):
-            if key in valid or self._store.is_young(network, key, grace_seconds):
+            if key in valid:
                 continue
             try:
                 endpoint = self.endpoint(network, key)
+                gone = endpoint is not None and is_of_another_boot(endpoint.sandbox.identity)
+                if not gone and self._store.is_young(network, key, grace_seconds):
+                    continue
                 netns = find_netns(endpoint.sandbox.netns) if endpoint else None
                 self.detach(network, key, netns, ipam_of)
             except Error as error:

@@ -7,6 +7,7 @@ endpoints is in their records only. The next ADD that meets broken tables comes 
 from cnm_core.drivers.firewall import Firewall, Target
 from cnm_core.drivers.spoofcheck import SpoofCheck
 from cnm_core.errors import Damaged, InvalidNetworkConfig
+from cnm_core.kernel.netns import is_of_another_boot
 from cnm_core.model import Endpoint
 from cnm_core.store.endpoints import EndpointStore
 
@@ -44,7 +45,8 @@ def _apply(firewall: Firewall, endpoint: Endpoint) -> None:
 def _recorded(state_dir: str) -> list[Endpoint]:
     """The endpoints of network plugins and of the portmap plugin, the oldest first.
 
-    What two of them want was the older one's: the other is just being made.
+    What two of them want was the older one's: the other is just being made. Not those of
+    another boot, which a disk may have kept: their containers are gone.
     """
     found = []
     for directory in (state_dir, f"{state_dir}/.portmap"):
@@ -55,6 +57,6 @@ def _recorded(state_dir: str) -> list[Endpoint]:
                     endpoint = store.load(network, key)
                 except Damaged:
                     continue  # damaged: DEL and GC work without it
-                if endpoint is not None:
+                if endpoint is not None and not is_of_another_boot(endpoint.sandbox.identity):
                     found.append((store.written(network, key), endpoint))
     return [endpoint for _, endpoint in sorted(found, key=lambda each: each[0])]

@@ -197,7 +197,9 @@ class ClusterIpam:
             if not blocks:
                 raise PoolExhausted(f"this host has no block of {subnet.address} yet")
             ranges += blocks
-        return HostLocal(self._network, options.replace(ranges=ranges), self._requests)
+        options = options.replace(ranges=ranges)
+        # What is stale here is in the store, too: `release` frees both.
+        return HostLocal(self._network, options, self._requests, replaces_stale=False)
 
 
 class _Taken(Exception):

@@ -76,7 +76,8 @@ class HostLocal:
 
     `requests` are addresses that one container is to have, the strongest first;
     `ip_ranges` range sets before those of the options. `clock` tells nanoseconds since
-    1970, `boot` what is different after each reboot.
+    1970, `boot` what is different after each reboot. What an endpoint has from before the last
+    one is replaced at its request, unless somebody else knows of it: not `replaces_stale`.
     """
 
     needs_link = False
@@ -89,6 +90,8 @@ class HostLocal:
         ip_ranges: tuple[tuple[RangeConfig, ...], ...] = (),
         clock: "Callable[[], int]" = time_ns,
         boot: "Callable[[], str]" = sysctl.boot_id,
+        *,
+        replaces_stale: bool = True,
     ) -> None:
         self.pool = Pool("host-local", options.data_dir)
         self._options = options
@@ -96,6 +99,7 @@ class HostLocal:
         self._requests = requests
         self._ip_ranges = ip_ranges
         self._clock = clock
+        self._replaces_stale = replaces_stale
         self._allocations = Allocations(options.data_dir, network, boot)
 
     def request(self, key: EndpointKey) -> Addressing:
@@ -108,7 +112,7 @@ class HostLocal:
         dns = read_resolv_conf(self._options.resolv_conf)
         with self._allocations as allocations:
             held = allocations.of(key)
-            if held and allocations.is_stale(key):
+            if held and self._replaces_stale and allocations.is_stale(key):
                 allocations.release(key)  # its container went down with the machine
             elif held:
                 raise AddressInUse(

@@ -115,6 +115,11 @@ def find_netns(path: str) -> Netns | None:
         return None
 
 
+def is_of_another_boot(identity: str) -> bool:
+    """Whether the namespace of that identity went down with the machine; "" tells nothing."""
+    return bool(identity) and not identity.startswith(f"{sysctl.boot_id()}:")
+
+
 def own_inode() -> int:
     """The inode of the namespace that this thread is in."""
     fd = open_file("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)

@@ -163,3 +163,91 @@ def test_a_lost_index(
     assert list(cni.leases()) == ["10.1.0.2"]
     host_local("c1").call("GC", cni.collected(config)).silent()
     assert not cni.leases()
+
+
+@pytest.fixture
+def published(config: Config, tmp_path: Path) -> Callable[[str, int], Config]:
+    """A network with masquerade whose containers publish a port, with its records in a place."""
+
+    def make(state: str, port: int) -> Config:
+        ports = [{"hostPort": port, "containerPort": 80, "protocol": "tcp"}]
+        own = {"ipMasq": True, "macspoofchk": True, "runtimeConfig": {"portMappings": ports}}
+        return _patient(config) | own | {"stateDir": f"{tmp_path}/state" if state else "/run/cnm"}
+
+    return make
+
+
+@pytest.mark.parametrize("state", ["", "disk"])
+def test_rules_and_ports(
+    endpoint: MakeEndpoint,
+    call: Call,
+    snapshot: Callable[..., iproute.Snapshot],
+    published: Callable[[str, int], Config],
+    reboot: Reboot,
+    tmp_path: Path,
+    state: str,
+) -> None:
+    """A host port from before the reboot is free, also where records outlive it on a disk."""
+    old = [endpoint() for _ in range(2)]
+    for number, each in enumerate(old):
+        each.add(published(state, 8080 + number))
+    reboot()
+    new = endpoint()
+    result = new.add(published(state, 8080))
+    new.check(published(state, 8080), result).silent()
+    rules = run("nft", "list", "ruleset")
+    assert "8080" in rules and "8081" not in rules
+    call("GC", cni.collected(published(state, 8080), new)).silent()
+    new.check(published(state, 8080), result).silent()
+    new.delete(published(state, 8080))
+    left = snapshot(new.netns, directories=(tmp_path,))
+    new.add(published(state, 8080))
+    new.delete(published(state, 8080))
+    assert snapshot(new.netns, directories=(tmp_path,)) == left
+    assert not cni.leases()
+    assert not [path for path in left.files if any(each.container_id in path for each in old)]
+
+
+def test_overlay_on_files(
+    executable: Callable[[str], Path],
+    cni_bin: Path,
+    netns: Callable[[], Netns],
+    reboot: Reboot,
+) -> None:
+    """A host that is its own cluster: what was claimed goes by GC, the network is made anew."""
+    binary = executable("overlay")
+    config = {
+        "cniVersion": cni.NEWEST,
+        "name": "blue",
+        "type": "overlay",
+        "node": "host-1",
+        "underlay": "192.0.2.1",
+        "subnets": [{"subnet": "10.7.0.0/24"}],
+    }
+
+    def host() -> None:
+        HOST.ip("link", "add", "uplink", "type", "veth", "peer", "name", "cable")
+        HOST.ip("addr", "add", "192.0.2.1/24", "dev", "uplink")
+        HOST.ip("link", "set", "uplink", "up")
+
+    def endpoint(name: str) -> Endpoint:
+        return Endpoint(binary, str(cni_bin), name, netns())
+
+    host()
+    old = [endpoint(name) for name in ("deleted", "collected", "again")]
+    given = [cni.addresses(each.add(config))[0] for each in old]
+    reboot()
+    host()
+    new = endpoint("new")
+    result = new.add(config)
+    assert cni.addresses(result)[0] not in given
+    old[0].delete(config)
+    again = endpoint("again")
+    more = again.add(config)
+    assert new.netns.reaches(cni.addresses(more)[0])
+    cni.call(binary, "GC", cni.collected(config, new, again), path=str(cni_bin)).silent()
+    for each, said in ((new, result), (again, more)):
+        each.check(config, said).silent()
+        each.delete(config)
+    files = [path for path in Path("/var/lib/cnm/cluster").rglob("*") if path.is_file()]
+    assert not [path for path in files if any(ip in path.name for ip in given)]
