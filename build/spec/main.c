@@ -19,6 +19,7 @@
 extern char __data_start, _edata;
 extern PyObject *cnm_tls_new(PyObject *self, PyObject *args);
 extern PyObject *cnm_tls_pump(PyObject *self, PyObject *args);
+extern PyObject *cnm_x25519(PyObject *self, PyObject *args);
 
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
@@ -40,6 +41,7 @@ static PyMethodDef cnm_methods[] = {
     {"setns", cnm_setns, METH_VARARGS, "setns(2), which posix has from Python 3.12 on."},
     {"tls_new", cnm_tls_new, METH_VARARGS, "A TLS connection, to be pumped."},
     {"tls_pump", cnm_tls_pump, METH_VARARGS, "Take bytes off the wire and put others on it."},
+    {"x25519", cnm_x25519, METH_VARARGS, "The secret of a private and a public key."},
     {NULL, NULL, 0, NULL},
 };
 

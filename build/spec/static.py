@@ -47,7 +47,7 @@ def build(
     here = Path(__file__).parent
     command += [str(here / "main.c"), str(here / "frozen.c"), str(table), str(library)]
     command += ["-lexpat", "-lz", "-lm"]
-    command += [str(here / "tls.c"), "-lssl", "-lcrypto"]
+    command += [str(here / "tls.c"), str(here / "x25519.c"), "-lssl", "-lcrypto"]
     # Of which libraries it is made: build/sbom.py reads it.
     command += [f"-Wl,-Map,{work / 'linked.map'}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -16,7 +16,6 @@ from cnm_core.agent.report import Report
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers import overlay
 from cnm_core.drivers.returned import republish
-from cnm_core.drivers.tunnel import Tunnel
 from cnm_core.errors import (
     Error,
     InvalidNetworkConfig,
@@ -59,7 +58,6 @@ class Follower:
 
     def __post_init__(self) -> None:
         self._host = Socket()
-        self._tunnel = Tunnel(self._host, self.options, self.membership)
 
     def stop(self) -> None:
         """Have `follow` return within a second."""
@@ -230,7 +228,7 @@ class Follower:
             with EndpointStore(self.options.state_dir).lock_of_parents():
                 if link.find(self._host, overlay.bridge_name(view.network)) is None:
                     return
-                if view.network.encrypted and self._tunnel.ensure(view.member):
+                if view.network.encrypted and self._ensure_tunnel(view):
                     self.report.say("made-tunnel")
                 if overlay.ensure_device(self._host, view):
                     self.report.say("made-device", network=name)
@@ -241,3 +239,8 @@ class Follower:
         if missing or stale:
             self.report.mended += len(missing) + len(stale)
             self.report.say("mended", network=name, missing=len(missing), stale=len(stale))
+
+    def _ensure_tunnel(self, view: View) -> bool:
+        encrypted = view.network.encrypted
+        tunnel = overlay.tunnel_of(self._host, self.options, self.membership, encrypted)
+        return tunnel.ensure(view.member)

@@ -1,4 +1,4 @@
-"""Keeps the peers of this host's tunnel those that the store has, for encrypted networks.
+"""Keeps the peers of this host's tunnels those that the store has, for encrypted networks.
 
 The public key of a host may change at any time. Until the others have the new one, nothing
 reaches them from there: so this follows the store by itself, and waits for nothing else.
@@ -12,13 +12,16 @@ from cnm_core.agent.report import Report
 from cnm_core.agent.turns import turns
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers.tunnel import Tunnel
+from cnm_core.drivers.tunnel_esp import EspTunnel
 from cnm_core.errors import Error, KernelRefused, NotAvailable
 from cnm_core.kernel.netlink import Socket
 from cnm_core.store.membership import Membership
-from cnm_core.store.tunnels import PREFIX
 
+# What the keys of tunnels.py and tunnels_esp.py begin with.
+_PREFIX = "tunnels"
 _COMPARE_SECONDS = 60.0
 _RETRY_SECONDS = 1.0
+_TURN_SECONDS = 0.5
 
 
 @dataclass
@@ -32,6 +35,7 @@ class PeerFollower:
 
     def __post_init__(self) -> None:
         self._tunnel = Tunnel(Socket(), self.options, self.membership)
+        self._esp = EspTunnel(Socket(), self.options, self.membership)
 
     def stop(self) -> None:
         """Have `follow` return within a second."""
@@ -42,8 +46,11 @@ class PeerFollower:
         while not self._stopping.is_set():
             try:
                 store = self.membership.cluster.store
-                for _ in turns(store, PREFIX, self._stopping, _COMPARE_SECONDS):
+                for _ in turns(store, _PREFIX, self._stopping, _COMPARE_SECONDS):
                     self._compare()
+                    # For three seconds after this host's key is another one.
+                    while not self._esp.settled and not self._stopping.wait(_TURN_SECONDS):
+                        self._compare()
             except NotAvailable:
                 # Or fenced: it joins again in a moment, and has no key there then.
                 self._stopping.wait(_RETRY_SECONDS)
@@ -53,11 +60,14 @@ class PeerFollower:
 
     def _compare(self) -> None:
         """Compare the peers with the store's, unless this host has no encrypted networks."""
+        for came, went in (self._peers_by_wireguard(), self._esp.reconcile()):
+            if came or went:
+                self.report.say("peers-changed", came=came, went=went)
+
+    def _peers_by_wireguard(self) -> tuple[int, int]:
         try:
-            came, went = self._tunnel.reconcile()
+            return self._tunnel.reconcile()
         except KernelRefused as error:
             if error.errno != ENOENT:
                 raise
-            return  # without WireGuard there are none
-        if came or went:
-            self.report.say("peers-changed", came=came, went=went)
+            return 0, 0  # without WireGuard there are none

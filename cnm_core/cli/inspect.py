@@ -64,7 +64,7 @@ def _of_cluster(overlay: Seen) -> dict[str, Any]:
     known = overlay.network
     return {
         "VNI": known.vni if known else 0,
-        "Encrypted": bool(known and known.encrypted),
+        "Encrypted": known.encrypted if known else False,
         "Peers": overlay.peers(),
     }
 

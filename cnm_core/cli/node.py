@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 
 import click
@@ -11,10 +12,12 @@ from cnm_core.cli.agent_config import agent_option, network_keys
 from cnm_core.cli.main import NOT_FOUND, Failure
 from cnm_core.config.overlay import OverlayConfig, overlay_config
 from cnm_core.drivers.tunnel import Tunnel
+from cnm_core.drivers.tunnel_esp import EspTunnel
+from cnm_core.errors import KernelRefused
 from cnm_core.inet import format_ip
 from cnm_core.kernel.netlink import Socket
 from cnm_core.store.cluster import Cluster
-from cnm_core.store.membership import open_membership
+from cnm_core.store.membership import Membership, open_membership
 from cnm_core.store.tunnels import encode_key
 
 
@@ -92,15 +95,26 @@ def rotate_key(agent_file: Path) -> None:
     """Give this host another key for encrypted networks, and print its public key.
 
     The agents of the other hosts learn it at once, and traffic goes on. A host without an
-    agent has nothing from here until its next container.
+    agent has nothing from here until its next container. Where there are networks by WireGuard
+    and by ESP the host has a key for either, which are printed in that order.
     """
     options = _options(agent_file)
     membership = open_membership(options, output.passed_over, json.loads)
-    key = Tunnel(Socket(), options, membership).rotate()
-    if not key:
+    keys = [_rotate_wireguard(options, membership)]
+    keys.append(EspTunnel(Socket(), options, membership).rotate())
+    if not any(keys):
         output.warn("there is no encrypted network on this host; the next one has a new key")
-        return
-    click.echo(encode_key(key))
+    for key in filter(None, keys):
+        click.echo(encode_key(key))
+
+
+def _rotate_wireguard(options: OverlayConfig, membership: Membership) -> bytes:
+    try:
+        return Tunnel(Socket(), options, membership).rotate()
+    except KernelRefused as error:
+        if error.errno != ENOENT:
+            raise
+        return b""  # the kernel has no WireGuard
 
 
 def _options(agent_file: Path) -> OverlayConfig:

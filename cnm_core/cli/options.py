@@ -69,7 +69,7 @@ def value(text: str, model: type[BaseModel], key: str) -> Any:
     """The value that a text stands for, by the type of the field that it is for."""
     field = model.model_fields.get(key)
     annotation = field.annotation if field else None
-    if annotation is bool:
+    if bool in (annotation, *get_args(annotation)):
         return _WORDS.get(text.lower(), text)
     if _is_text(annotation):
         return text

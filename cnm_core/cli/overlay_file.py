@@ -25,7 +25,7 @@ def taken_over(network: SharedNetwork) -> dict[str, Any]:
     if network.internal:
         keys["internal"] = True
     if network.encrypted:
-        keys["encrypted"] = True
+        keys["encrypted"] = network.encrypted
     if network.routed:
         keys["mode"] = network.mode
     if network.floods:

@@ -69,7 +69,7 @@ class OverlayConfig(Record):
     mode: str = "l2"
     bum: str = "none"
     tx_checksum: bool = True
-    encrypted: bool = False
+    encrypted: bool | str = False
     wireguard_port: int = 51830
     underlay: str = ""
     node: str | None = None
@@ -90,7 +90,7 @@ def overlay_config(document: object, place: str = "") -> OverlayConfig:
         mode=values.optional(fields, "mode", place, values.checked(formats.overlay_mode), "l2"),
         bum=values.optional(fields, "bum", place, values.checked(formats.bum), "none"),
         tx_checksum=values.optional(fields, "txChecksum", place, values.boolean, True),
-        encrypted=values.optional(fields, "encrypted", place, values.boolean, False),
+        encrypted=values.optional(fields, "encrypted", place, values.word_or_boolean("esp"), False),
         wireguard_port=values.optional(
             fields, "wireguardPort", place, values.integer(1, 65535), 51830
         ),

@@ -103,6 +103,17 @@ def word_or_integer(word: str, low: int, high: int) -> "Kind[int | str]":
     return kind
 
 
+def word_or_boolean(word: str) -> "Kind[bool | str]":
+    """true, false or a word."""
+
+    def kind(value: object, place: str) -> bool | str:
+        if type(value) is bool or (value == word and type(value) is str):
+            return value
+        raise expected(f'true, false or "{word}"', value, place)
+
+    return kind
+
+
 def checked(meaning: "Callable[[str], T]") -> "Kind[T]":
     """A string with a meaning, as one of cnm_core.config.formats gives it."""
 

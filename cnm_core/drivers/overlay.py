@@ -10,7 +10,8 @@ what goes to everybody. So what stands there is exactly what the store says. In 
 VXLAN device is no port: see cnm_core/drivers/overlay_routes.py. Who may send to
 the device is in nftables (cnm_core/drivers/vtep_guard.py).
 
-The VXLAN device of an encrypted network sends into the tunnel of tunnel.py, and nowhere else.
+The VXLAN device of an encrypted network sends into the tunnel of tunnel.py (WireGuard) or
+tunnel_esp.py, and nowhere else.
 """
 
 from errno import EEXIST
@@ -40,7 +41,7 @@ from cnm_core.model import (
     Route,
     gateways,
 )
-from cnm_core.store.entries import mac_of
+from cnm_core.store.entries import ESP, mac_of
 from cnm_core.store.membership import Membership, View, membership_of
 
 TYPE_CHECKING = False
@@ -49,12 +50,13 @@ if TYPE_CHECKING:
 
     from cnm_core.drivers.overlay_routes import Entries
     from cnm_core.drivers.tunnel import Tunnel
+    from cnm_core.drivers.tunnel_esp import EspTunnel
     from cnm_core.store.entries import Member, Published, SharedNetwork
 
-# The WireGuard device that all encrypted networks of a host send through.
-TUNNEL = "wg-cnm"
+# What all encrypted networks of a host send through: a WireGuard device, an XFRM interface.
+TUNNEL, TUNNEL_ESP = "wg-cnm", "esp-cnm"
 _BRIDGE, _DEVICE = "ov-", "vx-"
-LINK_PREFIXES = (_BRIDGE, _DEVICE, TUNNEL)
+LINK_PREFIXES = (_BRIDGE, _DEVICE, TUNNEL, TUNNEL_ESP)
 
 
 CUT_OFF_ADVICE = "remove its container and make it anew: it gets another address"
@@ -68,6 +70,7 @@ class Overlay:
         self._bridge = Bridge()
         self._membership: Membership | None = None
         self._known: View | None = None
+        self._left_esp = False
 
     @staticmethod
     def options(document: object) -> OverlayConfig:
@@ -133,7 +136,7 @@ class Overlay:
         known = self._view(network).network
         parents = [device_name(known), bridge_name(known)]
         if known.encrypted:
-            parents.append(TUNNEL)
+            parents.append(tunnel_name(known))
         endpoint = endpoint.replace(mac=mac, parents=tuple(parents))
         return self._bridge.create_endpoint(self._on_bridge(network), endpoint)
 
@@ -150,6 +153,7 @@ class Overlay:
 
     def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
         """Delete the pair."""
+        self._left_esp |= endpoint is not None and TUNNEL_ESP in endpoint.parents
         self._bridge.leave(key, endpoint, netns)
 
     def joined(self, key: EndpointKey, netns: Netns) -> bool:
@@ -215,9 +219,15 @@ class Overlay:
             raise NotAvailable(error.msg, details=error.details) from None
 
     def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
-        """What is left of endpoints that nobody knows, and in the guard of networks."""
+        """What is left of endpoints that nobody knows, in the guard of networks, and of a tunnel
+        whose link has gone with the last of them.
+        """
         self._bridge.collect(network, known)
         Guard().keep(devices(self._host))
+        if self._left_esp and link.find(self._host, TUNNEL_ESP) is None:
+            from cnm_core.drivers import tunnel_esp
+
+            tunnel_esp.clear()
 
     def delete_network(self, network: Network) -> None:
         """Delete bridge and VXLAN device of this host, and the tunnel if no other needs it."""
@@ -249,10 +259,9 @@ class Overlay:
             self._membership = membership_of(_options(network))
         return self._membership
 
-    def _tunnel(self, network: Network) -> "Tunnel":
-        from cnm_core.drivers.tunnel import Tunnel
-
-        return Tunnel(self._host, _options(network), self._member_of(network))
+    def _tunnel(self, network: Network) -> "Tunnel | EspTunnel":
+        options = _options(network)
+        return tunnel_of(self._host, options, self._member_of(network), options.encrypted)
 
     def _view(self, network: Network) -> View:
         """What this host knows of the network, which the IPAM driver has just looked at."""
@@ -333,6 +342,24 @@ def bridge_name(network: "SharedNetwork") -> str:
 def device_name(network: "SharedNetwork") -> str:
     """The VXLAN device of a network, the same on every host."""
     return f"{_DEVICE}{network.vni:06x}"
+
+
+def tunnel_name(network: "SharedNetwork") -> str:
+    """The link that an encrypted network sends through."""
+    return TUNNEL_ESP if network.encrypted == ESP else TUNNEL
+
+
+def tunnel_of(
+    host: Socket, options: OverlayConfig, membership: Membership, encrypted: bool | str
+) -> "Tunnel | EspTunnel":
+    """This host's end of the tunnel that networks have which are encrypted like that."""
+    if encrypted == ESP:
+        from cnm_core.drivers.tunnel_esp import EspTunnel
+
+        return EspTunnel(host, options, membership)
+    from cnm_core.drivers.tunnel import Tunnel
+
+    return Tunnel(host, options, membership)
 
 
 def ensure_device(socket: Socket, view: View) -> bool:
@@ -471,7 +498,7 @@ def _bound(socket: Socket, view: View) -> Vxlan:
 
     Where there is none the kernel refuses to make the device, whose address is link-local.
     """
-    found = link.find(socket, TUNNEL) if view.network.encrypted else None
+    found = link.find(socket, tunnel_name(view.network)) if view.network.encrypted else None
     return device_of(view).replace(link=found.index if found else 0)
 
 

@@ -1,19 +1,18 @@
-"""The way between hosts that encrypted overlay networks take: one WireGuard device a host.
+"""The way between hosts that networks encrypted by WireGuard take: one device a host.
 
-Their VXLAN devices are bound to it and use link-local addresses in it, so that the kernel
-takes their packets nowhere else and from nowhere else, whatever becomes of the tunnel
-(`tunnel_ip` in cnm_core/store/tunnels.py).
+Beyond the link itself (tunnel_link.py) it is a key of this host, and a peer for each other one.
 """
 
 from errno import EADDRINUSE, EEXIST, ENOENT
 
 from cnm_core.config.overlay import OverlayConfig
+from cnm_core.drivers import tunnel_link
 from cnm_core.drivers.overlay import TUNNEL
 from cnm_core.errors import Error, InvalidNetworkConfig, KernelRefused, NotAvailable
-from cnm_core.inet import Address, format_ip
-from cnm_core.kernel import address, link, sysctl, vxlan, wireguard
+from cnm_core.inet import format_ip
+from cnm_core.kernel import link, vxlan, wireguard
 from cnm_core.kernel.link import Link
-from cnm_core.kernel.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, Socket
+from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.wireguard import Device, Peer, Wireguard
 from cnm_core.model import Drift
 from cnm_core.store import tunnels
@@ -21,9 +20,6 @@ from cnm_core.store.cluster import Outdated
 from cnm_core.store.entries import Member
 from cnm_core.store.membership import Membership
 from cnm_core.store.tunnels import PrivateKey, encode_key, tunnel_ip
-
-_LENGTH = 64  # of a link-local address's prefix
-_DISABLE_IPV6 = ("net", "ipv6", "conf", TUNNEL, "disable_ipv6")
 
 
 class Tunnel:
@@ -48,13 +44,7 @@ class Tunnel:
                 details="load the module wireguard (Linux 5.6 has it), or leave this host out "
                 "of encrypted networks",
             ) from None
-        try:
-            sysctl.get("net", "ipv6", "conf", "all", "disable_ipv6")
-        except KernelRefused:
-            raise NotAvailable(
-                "encrypted: this host's kernel has IPv6 switched off, which the tunnel is made of",
-                details="boot without ipv6.disable=1; IPv6 addresses are needed nowhere else",
-            ) from None
+        tunnel_link.require_ipv6()
 
     def ensure(self, member: Member) -> bool:
         """Have the device, with its key, address and peers; whether it had to be made.
@@ -79,7 +69,7 @@ class Tunnel:
         own = known.pop(self._membership.node, None)
         same = own is not None and (own.key, own.port) == (device.public_key, device.port)
         if not same or (member and own and own.endpoint != member.vtep):
-            self._publish(device, member or self._member())
+            self._publish(device, member or tunnel_link.own_member(self._membership))
         wanted = {Peer(each.key, each.endpoint, each.port, each.ip) for each in known.values()}
         fresh = wanted - set(device.peers)
         stale = {each.key for each in device.peers} - {each.key for each in wanted}
@@ -93,7 +83,7 @@ class Tunnel:
         Where they cannot be told, everything is as it was. The device has the key right before
         the others hear of it: each turns to us then, which is what begins the new sessions.
         """
-        member = self._member()
+        member = tunnel_link.own_member(self._membership)
         with self._key.lock():
             old = self._key.present()
             new = self._key.write(tunnels.new_key())
@@ -116,22 +106,13 @@ class Tunnel:
         if device.port != self._port:
             drift.append(Drift(what, f"port {self._port}", f"port {device.port}"))
         ip = tunnel_ip(member.vtep)
-        if not self._has_address(found, ip):
+        if not tunnel_link.has_address(self._host, found, ip):
             drift.append(Drift(what, f"address {format_ip(ip)}", "no such address"))
         return drift + self._peer_drift(member, device)
 
     def remove_unless_used(self) -> None:
         """Delete the device where no VXLAN device is bound to it any more."""
-        found = link.find(self._host, TUNNEL)
-        devices = map(vxlan.parse, link.list_links(self._host))
-        if found and all(each is None or each.link != found.index for each in devices):
-            link.delete_if_present(self._host, TUNNEL)
-
-    def _member(self) -> Member:
-        for each in self._membership.cluster.members():
-            if each.node == self._membership.node:
-                return each
-        raise _no_member(self._membership.node)
+        tunnel_link.delete_unless_used(self._host, TUNNEL)
 
     def _set_key(self, key: bytes, member: Member) -> bytes:
         device = self._device()
@@ -149,7 +130,7 @@ class Tunnel:
         try:
             tunnels.publish(self._membership.cluster, own, member)
         except Outdated:
-            raise _no_member(member.node) from None
+            raise tunnel_link.no_member(member.node) from None
 
     def _peer_drift(self, member: Member, device: Device) -> list[Drift]:
         """Where a peer was heard from last does not count: it may have several addresses."""
@@ -176,7 +157,7 @@ class Tunnel:
         if device.private_key != _clamped(key) or device.port != self._port:
             self._wireguard().set_key(TUNNEL, key, self._port)
             made = True
-        self._ensure_address(found, tunnel_ip(member.vtep))
+        tunnel_link.ensure_address(self._host, found, tunnel_ip(member.vtep))
         if not found.up:
             self._set_up(found)
         return made
@@ -190,20 +171,6 @@ class Tunnel:
             if error.errno != EEXIST:
                 raise
         return link.parse(self._host.request(link.get(TUNNEL))[0])
-
-    def _ensure_address(self, device: Link, ip: bytes) -> None:
-        """The address with its route: to replace what is there brings a lost route back.
-
-        IPv6 may be off for new links, which is to concern others than this one.
-        """
-        if sysctl.get(*_DISABLE_IPV6) != "0":
-            sysctl.set_to("0", *_DISABLE_IPV6)
-        request = address.add(device.index, Address(ip, _LENGTH))
-        flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE  # inet6_addr_modify, net/ipv6/addrconf.c
-        self._host.request(request.replace(flags=flags))
-
-    def _has_address(self, device: Link, ip: bytes) -> bool:
-        return any(each.address.ip == ip for each in address.list_of(self._host, device.index))
 
     def _set_up(self, device: Link) -> None:
         try:
@@ -231,13 +198,6 @@ class Tunnel:
     def _wireguard(self) -> Wireguard:
         self._opened = self._opened or Wireguard()
         return self._opened
-
-
-def _no_member(node: str) -> NotAvailable:
-    return NotAvailable(
-        f'this host, "{node}", is no member of the cluster',
-        details="it was fenced, or has had no container yet; its next ADD has it join",
-    )
 
 
 def _describe(key: bytes, ip: bytes) -> str:

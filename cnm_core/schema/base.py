@@ -52,6 +52,17 @@ def _word_or_whole(word: str, low: int, high: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _word_or_switch(word: str) -> BeforeValidator:
+    """true, false or a word, refused in one sentence like that."""
+
+    def check(value: Any) -> Any:
+        if value == word or type(value) is bool:
+            return value
+        raise ValueError(f'must be true, false or "{word}", got {json.shorten(value)}')
+
+    return BeforeValidator(check)
+
+
 _PROTOCOLS = "^([Tt][Cc][Pp]|[Uu][Dd][Pp]|[Ss][Cc][Tt][Pp])$"
 
 Name = Annotated[
@@ -106,6 +117,7 @@ Endpoint = Annotated[
 ]
 Mtu = Annotated[int, *_whole(0, 65535)]
 MtuOrAuto = Annotated[Mtu | Literal["auto"], _word_or_whole("auto", 0, 65535)]
+Encrypted = Annotated[bool | Literal["esp"], _word_or_switch("esp")]
 Vid = Annotated[int, *_whole(0, 4094)]
 TrunkVid = Annotated[int, *_whole(1, 4094)]
 Uint32 = Annotated[int, *_whole(0, 2**32 - 1)]

@@ -88,6 +88,8 @@ def _kind(annotation: Any, metadata: list[Any]) -> tuple[str, str]:
         return _PLAIN[annotation]
     if origin in (UnionType, Union) and get_origin(arguments[-1]) is Literal:
         (word,) = get_args(arguments[-1])
+        if arguments[0] is bool:
+            return f'values.word_or_boolean("{word}")', "bool | str"
         bounds = _bounds(arguments[0].__metadata__)
         return f'values.word_or_integer("{word}", {bounds})', "int | str"
     if origin in (UnionType, Union) and NoneType in arguments:

@@ -6,6 +6,7 @@ from cnm_core.schema.base import (
     Bum,
     ConfigModel,
     Directory,
+    Encrypted,
     Endpoint,
     Ip,
     Mtu,
@@ -67,7 +68,11 @@ class OverlayConfig(ConfigModel):
         description="false has the kernel compute the checksums of what containers send to other "
         "hosts, for links of the underlay that get those within VXLAN wrong",
     )
-    encrypted: bool = Field(False, description="encrypt what goes between hosts, by WireGuard")
+    encrypted: Encrypted = Field(
+        False,
+        description="true has what goes between hosts encrypted by WireGuard, esp by IPsec's ESP "
+        "with AES-GCM",
+    )
     wireguardPort: Port = Field(51830, description="UDP port of this host's WireGuard")
     underlay: str = Field(
         "", description="address or link that VXLAN uses; the default route's when left out"

@@ -169,7 +169,7 @@ class Cluster:
                 _refuse_difference(wanted, present)
                 return present
             made = wanted.replace(
-                vni=wanted.vni or self._free_vni(), mtu=wanted.mtu or mtu - wanted.overhead
+                vni=wanted.vni or self._free_vni(), mtu=wanted.mtu or wanted.leaves(mtu)
             )
             holder = self.store.get(f"vnis/{made.vni}")
             if holder is not None and wanted.vni and holder.value != wanted.name:
@@ -427,7 +427,7 @@ class Cluster:
 
 def _of_host(node: str) -> tuple[str, ...]:
     """The keys that say that a host is there."""
-    return f"members/{node}", f"alive/{node}", f"tunnels/{node}"
+    return f"members/{node}", f"alive/{node}", f"tunnels/{node}", f"tunnels-esp/{node}"
 
 
 def _vtep_in_use(wanted: Member, holder: Member) -> InvalidNetworkConfig:

@@ -6,7 +6,8 @@ Keys, all below ``cnm/v1/<cluster>/`` in a store of many clusters:
 |---|---|
 | ``members/<node>`` | a host: its VTEP, and the MTU that its underlay leaves |
 | ``alive/<node>`` | there while the host's agent keeps its lease |
-| ``tunnels/<node>`` | a host's public key and port, where it has encrypted networks |
+| ``tunnels/<node>`` | a host's public key and port, where it has networks by WireGuard |
+| ``tunnels-esp/<node>`` | a host's public key, where it has networks by ESP |
 | ``networks/<network>`` | VNI, port, MTU and subnets |
 | ``vnis/<VNI>`` | the network that has the VNI |
 | ``subnets`` | the network that was made last: of two at once one looks at the other's subnets |
@@ -47,8 +48,11 @@ if TYPE_CHECKING:
 
 VNIS = range(1, 1 << 24)
 NO_BUM, BRIDGED = "none", "l2"
-# What an encrypted network's frames have about them beyond a plain one's (store/tunnels.py).
-ENCRYPTION_OVERHEAD = 80
+# The value of a configuration's `encrypted` that has ESP do it.
+ESP = "esp"
+# What an encrypted network's frames have about them beyond a plain one's (store/tunnels.py):
+# VXLAN over IPv6, and WireGuard, or ESP without what it fills up to four bytes.
+_WIREGUARD_OVERHEAD, _ESP_OVERHEAD = 80, 74
 
 
 class Member(Record):
@@ -76,8 +80,9 @@ class SharedNetwork(Record):
     """A network as all hosts have it. `vni` 0 asks for one that is free.
 
     `mtu` is that of bridges and containers; `revision` that of its making, 0 before. `mode` is
-    "l2" or "l3". `bum` is what becomes of frames to everybody or nobody known, "none" or
-    "ingress-replication"; without `tx_checksum` VXLAN devices leave checksums to nobody else.
+    "l2" or "l3". `encrypted` is True where WireGuard does it, or ESP. `bum` is what becomes of
+    frames to everybody or nobody known, "none" or "ingress-replication"; without `tx_checksum`
+    VXLAN devices leave checksums to nobody else.
     """
 
     name: str
@@ -89,7 +94,7 @@ class SharedNetwork(Record):
     mode: str = BRIDGED
     bum: str = NO_BUM
     tx_checksum: bool = True
-    encrypted: bool = False
+    encrypted: bool | str = False
     revision: int = 0
 
     @property
@@ -102,10 +107,15 @@ class SharedNetwork(Record):
         """Whether what goes to everybody is sent to each host."""
         return self.bum != NO_BUM
 
-    @property
-    def overhead(self) -> int:
-        """What the network's encryption takes of the MTU that a host's underlay leaves."""
-        return ENCRYPTION_OVERHEAD if self.encrypted else 0
+    def leaves(self, mtu: int) -> int:
+        """What the network's encryption leaves of the MTU that a host's underlay does.
+
+        ESP fills a packet with its trailer up to a multiple of four bytes (RFC 4303, section
+        2.4), so that the rest of the underlay's own MTU is lost: 50 or 70 more than `mtu`.
+        """
+        if self.encrypted == ESP:
+            return mtu - _ESP_OVERHEAD - (mtu + 2) % 4
+        return mtu - (_WIREGUARD_OVERHEAD if self.encrypted else 0)
 
 
 class Block(Record):
@@ -245,7 +255,9 @@ def encode_network(network: SharedNetwork) -> str:
             "mode": network.mode,
             "bum": network.bum,
             "txChecksum": network.tx_checksum,
-            "encrypted": network.encrypted,
+            # A version that knows of WireGuard alone refuses it, one without "needs" fails closed.
+            "encrypted": bool(network.encrypted),
+            **({"needs": [ESP]} if network.encrypted == ESP else {}),
             "subnets": [
                 {"subnet": str(each.address), "gateway": format_ip(each.gateway)}
                 for each in network.subnets
@@ -272,13 +284,14 @@ def _network(key: str, fields: dict[str, object]) -> SharedNetwork:
         mode=formats.overlay_mode(str(fields.get("mode", BRIDGED))),
         bum=formats.bum(str(fields.get("bum", NO_BUM))),
         tx_checksum=fields.get("txChecksum") is not False,
-        encrypted=fields.get("encrypted") is True,
+        encrypted=ESP if fields.get("needs") else fields.get("encrypted") is True,
     )
 
 
 def _refuse_unknown(fields: dict[str, object]) -> None:
     """Of what is not known, no guess: what is no plain network is not to be taken for one."""
-    if needs := fields.get("needs"):
+    needs = fields.get("needs") or []
+    if needs not in ([], [ESP]):
         raise ValueError(f"needs {json.shorten(needs)}, which this version of cnm does not know")
     for name in ("internal", "txChecksum", "encrypted"):
         if type(fields.get(name, False)) is not bool:

@@ -306,7 +306,7 @@ def _means(known: View, member: Member, network: SharedNetwork) -> bool:
 
 
 def _refuse_mtu(network: SharedNetwork, member: Member) -> None:
-    left = member.mtu - network.overhead
+    left = network.leaves(member.mtu)
     if network.mtu > left:
         raise InvalidNetworkConfig(
             f'mtu: is {network.mtu} on network "{network.name}", and the underlay of this '

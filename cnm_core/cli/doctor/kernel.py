@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
 from cnm_core.drivers.firewall import Firewall
 from cnm_core.errors import Error
-from cnm_core.kernel import conntrack, nftables
+from cnm_core.kernel import conntrack, nftables, xfrm
+from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.netns import CLONE_NEWNET
 
 if TYPE_CHECKING:
@@ -193,6 +194,12 @@ def _conntrack(_: "IPRoute") -> None:
     conntrack.forget(nftables.open_socket(), _UDP, conntrack.DESTINATION, discarded)
 
 
+def _esp(_: "IPRoute") -> None:
+    if not xfrm.has_interfaces(Socket(), "tesp"):
+        raise Error("built without CONFIG_XFRM_INTERFACE")
+    xfrm.Xfrm(1).try_out(bytes([127, 0, 0, 1]))
+
+
 _NFT_MODULES = (
     "nf_tables",
     "nf_conntrack",
@@ -227,6 +234,12 @@ FEATURES = (
     ),
     Feature("vxlan", "overlay networks", ("vxlan",), _link("vxlan", vxlan_id=1)),
     Feature("WireGuard", "encrypted overlay networks", ("wireguard",), _link("wireguard")),
+    Feature(
+        "ESP with AES-GCM",
+        'overlay networks that are encrypted by "esp"',
+        ("xfrm_user", "xfrm_interface", "esp4", "gcm", "seqiv"),
+        _esp,
+    ),
     Feature(
         "nftables", "masquerading, published ports and isolation", _NFT_MODULES, _nftables, ERROR
     ),

@@ -1,4 +1,6 @@
-"""Overlay networks of this host: whether VXLAN packets are taken from members only."""
+"""Overlay networks of this host: whether VXLAN packets are taken from members only, and whether
+what encrypted ones are made of is there.
+"""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -6,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from cnm_core.cli import output
 from cnm_core.cli.conflists import Conflist
 from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
-from cnm_core.config.overlay import overlay_config
+from cnm_core.config.overlay import OverlayConfig, overlay_config
 from cnm_core.drivers import overlay
 from cnm_core.drivers.returned import CutOff
 from cnm_core.drivers.vtep_guard import Guard
@@ -30,14 +32,15 @@ def findings(networks: Iterable[Conflist]) -> Iterator[Finding]:
 
 
 def _findings(network: Conflist) -> Iterator[Finding]:
-    membership = open_membership(
-        overlay_config(network.driver_config), output.passed_over, json.loads
-    )
+    options = overlay_config(network.driver_config)
+    membership = open_membership(options, output.passed_over, json.loads)
     view = membership.known(network.name)
     if view is None or link.find(Socket(), overlay.device_name(view.network)) is None:
         return
     vteps = overlay.others(view, membership.cluster.members())
     yield from _unknown(membership, view)
+    if view.network.encrypted:
+        yield _tunnel(options, membership, view)
     guard, device = Guard(), overlay.device_of(view)
     drift = guard.drift(device, vteps)
     if not drift:
@@ -53,6 +56,25 @@ def _findings(network: Conflist) -> Iterator[Finding]:
     message += "; ".join(map(str, drift))
     advice = "cnm doctor --fix makes the rules anew; a running agent does so by itself"
     yield Finding(_AREA, network.name, ERROR, message, advice, mend)
+
+
+def _tunnel(options: OverlayConfig, membership: Membership, view: View) -> Finding:
+    """The finding for what an encrypted network goes through."""
+    network = view.network
+    tunnel = overlay.tunnel_of(Socket(), options, membership, network.encrypted)
+    drift = tunnel.drift(view.member)
+    name = overlay.tunnel_name(network)
+    if not drift:
+        return Finding(_AREA, network.name, OK, f"goes to other hosts through {name}")
+
+    def mend() -> str:
+        tunnel.ensure(view.member)
+        tunnel.reconcile(view.member)
+        return f"made what was missing of {name}"
+
+    message = f"is cut off from other hosts, or from some: {'; '.join(map(str, drift))}"
+    advice = "cnm doctor --fix mends it; a running agent does so within a minute"
+    return Finding(_AREA, network.name, ERROR, message, advice, mend)
 
 
 def _unknown(membership: Membership, view: View) -> Iterator[Finding]:

@@ -14,11 +14,16 @@ from typing import Any
 
 import pytest
 
+from cnm_core.cli.conflists import parse
+from cnm_core.cli.doctor import overlays
+from cnm_core.cli.doctor.finding import OK
 from cnm_core.config.overlay import overlay_config
 from cnm_core.drivers.tunnel import Tunnel
+from cnm_core.drivers.tunnel_esp import IF_ID, EspTunnel
 from cnm_core.http import parse_url
 from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.wireguard import Peer, Wireguard
+from cnm_core.kernel.xfrm import Association, Xfrm
 from cnm_core.store.cluster import Cluster
 from cnm_core.store.etcd import Access, EtcdStore
 from cnm_core.store.membership import open_membership
@@ -33,6 +38,7 @@ VXLAN_PORT, WIREGUARD_PORT = 4789, 51830
 _ETH_P_ALL, _SO_RCVBUFFORCE = 3, 33
 _MODPROBE = Path("/proc/sys/kernel/modprobe")
 ENCRYPTED = {"encrypted": True}
+BY_ESP = {"name": "esp", "subnets": [{"subnet": "10.9.0.0/24"}], "encrypted": "esp"}
 
 
 @pytest.fixture
@@ -90,6 +96,11 @@ def udp_ports(frames: list[bytes]) -> set[int]:
     }
 
 
+def is_esp(frame: bytes) -> bool:
+    """Whether it has an IPv4 packet of ESP in it."""
+    return frame[12:14] == b"\x08\x00" and frame[23] == socket.IPPROTO_ESP
+
+
 def throughput(client: Netns, server: Netns, address: str) -> float:
     """What one TCP connection transports, in Mbit/s."""
     command = ["ip", "netns", "exec", server.name, "iperf3", "-s", "-1", "--forceflush"]
@@ -108,34 +119,45 @@ def private_key(host: Host) -> str:
     return (host.directory / "lib/.cnm/.wireguard.key").read_text().strip()
 
 
+def esp_key(host: Host) -> list[str]:
+    """This host's private and public key for ESP, from its file."""
+    return (host.directory / "lib/.cnm/.esp.key").read_text().splitlines()[2:4]
+
+
 # --- a kernel without it
 
 
 @contextmanager
-def without_wireguard() -> Iterator[None]:
-    """A kernel that has no WireGuard, and cannot get it."""
+def without(module: str) -> Iterator[None]:
+    """A kernel that has no such module, and cannot get it."""
     helper = _MODPROBE.read_text()
     _MODPROBE.write_text("/bin/false\n")
     try:
         deadline = time.monotonic() + PATIENCE
-        while Path("/sys/module/wireguard").exists():
-            subprocess.run(["modprobe", "-r", "wireguard"], capture_output=True, check=False)
+        while Path("/sys/module", module).exists():
+            subprocess.run(["modprobe", "-r", module], capture_output=True, check=False)
             assert time.monotonic() < deadline
         yield
     finally:
         _MODPROBE.write_text(helper)
 
 
-def test_without_wireguard(hosts: list[Host], netns: Sandboxes) -> None:
+def test_kernel_without(hosts: list[Host], netns: Sandboxes) -> None:
     """A host that cannot encrypt says so, and nothing is made: no link, no address, no member."""
     (one, _), (_, address) = connected(hosts[:2], netns)
     known = stored(hosts[0].etcd)
-    config = hosts[2].network("secret", **ENCRYPTED)
-    with without_wireguard():
-        error = hosts[2].call("ADD", config, netns()).error(50)
-        hosts[2].call("STATUS", config, HOST).error(50)
-    assert "encrypted: this host's kernel has no WireGuard" in error["msg"]
-    assert "load the module wireguard" in error["details"]
+    for module, what, encrypted in (
+        ("wireguard", "WireGuard", True),
+        ("esp4", "ESP with AES-GCM", "esp"),
+        ("xfrm_interface", "XFRM interfaces", "esp"),
+    ):
+        subprocess.run(["modprobe", "--all", "xfrm_interface", "esp4"], check=True)
+        config = hosts[2].network("secret", encrypted=encrypted)
+        with without(module):
+            error = hosts[2].call("ADD", config, netns()).error(50)
+            hosts[2].call("STATUS", config, HOST).error(50)
+        assert f"encrypted: this host's kernel has no {what}" in error["msg"]
+        assert module in error["details"]
     assert set(hosts[2].netns.links()) == {"lo", "uplink"}
     assert stored(hosts[0].etcd) == known
     assert one.reaches(address, seconds=PATIENCE)
@@ -181,15 +203,31 @@ def test_no_plain_text(
     assert udp_ports(frames) == {WIREGUARD_PORT}
 
     of_encrypted = throughput(one, two, secret)
-    with capsys.disabled():
-        print(f"\n{of_plain:.0f} Mbit/s plain, {of_encrypted:.0f} Mbit/s encrypted")
-    assert of_encrypted > 0
+    (one, _), (two, secret) = connected(hosts[:2], netns, **BY_ESP)
+    capture = Capture(hosts[0])
+    assert exchange_by_tcp(one, two, secret, payload) == payload
+    assert one.link("eth0")["mtu"] == 1376
+    one.run(["ping", "-n", "-q", "-c1", f"-w{PATIENCE}", "-Mdo", "-s1348", secret])
+    frames = capture.end()
+    assert max(map(len, frames)) == 14 + 1500
+    assert sum(len(frame) for frame in frames if is_esp(frame)) > 2 * len(payload)
+    assert not any(MARKER[:12] in frame for frame in frames)
+    assert udp_ports(frames) == set()
 
-    files = [Path(host.directory / "lib/.cnm/.wireguard.key") for host in hosts[:2]]
-    assert all(each.stat().st_mode & 0o777 == 0o600 for each in files)
+    by_esp = throughput(one, two, secret)
+    with capsys.disabled():
+        print(f"\nMbit/s: plain {of_plain:.0f}, WireGuard {of_encrypted:.0f}, ESP {by_esp:.0f}")
+    assert min(of_encrypted, by_esp) > 0
+
+    for name in (".wireguard.key", ".esp.key"):
+        files = [Path(host.directory / "lib/.cnm" / name) for host in hosts[:2]]
+        assert all(each.stat().st_mode & 0o777 == 0o600 for each in files)
     shared = stored(hosts[0].etcd)
-    assert {"tunnels/host-1", "tunnels/host-2"} <= {key.split("/", 3)[3] for key in shared}
+    keys = {key.split("/", 3)[3] for key in shared}
+    assert {f"{kind}/host-{n}" for kind in ("tunnels", "tunnels-esp") for n in (1, 2)} <= keys
     assert not any(private_key(host) in str(shared) for host in hosts[:2])
+    assert not any(esp_key(host)[0] in str(shared) for host in hosts[:2])
+    assert all(esp_key(host)[1] in str(shared) for host in hosts[:2])
 
 
 BREAKS = (
@@ -198,24 +236,34 @@ BREAKS = (
     "-6 address flush dev wg-cnm",
     "-6 route flush dev wg-cnm",
 )
+ESP_BREAKS = (
+    "link delete esp-cnm",
+    "-6 address flush dev esp-cnm",
+    "xfrm policy flush",
+    "xfrm state flush",
+)
 
 
 def test_fails_closed(hosts: list[Host], netns: Sandboxes) -> None:
     """Without its tunnel a network is cut, and sends nothing by any other way; ADD mends it."""
-    (one, _), (_, address) = connected(hosts[:2], netns, **ENCRYPTED)
-    assert one.reaches(address, seconds=PATIENCE)
     hosts[0].netns.ip(*["-6", "route", "add", "default", "dev", "uplink"])
-    marked = ["ping", "-n", "-q", "-i0.2", "-w1", "-p", MARKER[:16].hex(), address]
-    for words in BREAKS:
-        hosts[0].netns.ip(*words.split())
-        capture = Capture(hosts[0])
-        done = subprocess.run(["ip", "netns", "exec", one.name, *marked], check=False)
-        assert done.returncode != 0, words
-        frames = capture.end()
-        assert not any(MARKER[:12] in frame for frame in frames), words
-        assert udp_ports(frames) <= {WIREGUARD_PORT}, words
-        catch_up(hosts[0], netns, **ENCRYPTED)
-        assert one.reaches(address, seconds=PATIENCE), words
+    for network, breaks in ((ENCRYPTED, BREAKS), (BY_ESP, ESP_BREAKS)):
+        (one, _), (_, address) = connected(hosts[:2], netns, **network)
+        assert one.reaches(address, seconds=PATIENCE)
+        marked = ["ping", "-n", "-q", "-i0.2", "-w1", "-p", MARKER[:16].hex(), address]
+        for words in breaks:
+            hosts[0].netns.ip(*words.split())
+            capture = Capture(hosts[0])
+            done = subprocess.run(["ip", "netns", "exec", one.name, *marked], check=False)
+            assert done.returncode != 0, words
+            frames = capture.end()
+            assert not any(MARKER[:12] in frame for frame in frames), words
+            assert udp_ports(frames) <= {WIREGUARD_PORT}, words
+            assert words != ESP_BREAKS[-1] or not any(map(is_esp, frames))
+            catch_up(hosts[0], netns, **network)
+            if words == ESP_BREAKS[-1]:  # it has another key, that the other host sees by itself
+                catch_up(hosts[1], netns, **network)
+            assert one.reaches(address, seconds=PATIENCE), words
 
 
 def test_two_networks(hosts: list[Host], netns: Sandboxes) -> None:
@@ -232,8 +280,22 @@ def test_two_networks(hosts: list[Host], netns: Sandboxes) -> None:
     pair[0].delete(one, pair[0].network(**ENCRYPTED))
     assert two.reaches(second, seconds=PATIENCE)
     assert "wg-cnm" in pair[0].netns.links()
+    routed = {"mode": "l3", **BY_ESP}
+    (three, _), (_, third) = connected(pair, netns, **routed)
+    assert three.link("eth0")["mtu"] == 1356
+    three.run(["ping", "-n", "-q", "-c1", f"-w{PATIENCE}", "-Mdo", "-s1328", third])
+    own = ["xfrm", "state", "add", "src", "::1", "dst", "::1", "proto", "esp", "spi", "9"]
+    pair[0].netns.ip(
+        *own, "mode", "transport", "aead", "rfc4106(gcm(aes))", "0x" + "1f" * 20, "128"
+    )
     pair[0].delete(two, pair[0].network(**red))
+    assert "wg-cnm" not in pair[0].netns.links()
+    assert three.reaches(third, seconds=PATIENCE)
+    pair[0].delete(three, pair[0].network(**routed))
     assert set(pair[0].netns.links()) == {"lo", "uplink"}
+    assert pair[0].netns.run(["ip", "xfrm", "policy"]) == ""
+    (somebody_elses,) = pair[0].netns.run(["ip", "-o", "xfrm", "state"]).splitlines()
+    assert "spi 0x00000009" in somebody_elses
     assert not other.reaches("10.8.0.2")
 
 
@@ -316,6 +378,14 @@ def test_plain_packets(hosts: list[Host], netns: Sandboxes) -> None:
     tunnelled = far.link("wg-cnm")["ifindex"]
     assert gets(two, far, ("fe80::a63:1", VXLAN_PORT, 0, tunnelled), packet)
 
+    ((three, secret), _) = connected(hosts[:2], netns, **BY_ESP)
+    near.run(["nft", "flush", "ruleset"])
+    packet = vxlan_packet(4099, secret, three.link("eth0")["address"], MARKER)
+    assert not gets(three, far, (hosts[0].address, VXLAN_PORT), packet)
+    assert not gets(three, far, (link_local, VXLAN_PORT, 0, index), packet)
+    tunnelled = far.link("esp-cnm")["ifindex"]
+    assert gets(three, far, ("fe80::a63:1", VXLAN_PORT, 0, tunnelled), packet)
+
 
 def test_wrong_key(hosts: list[Host], netns: Sandboxes) -> None:
     """Who has not the key that the others know is shut out, and so is who was fenced."""
@@ -339,6 +409,61 @@ def test_wrong_key(hosts: list[Host], netns: Sandboxes) -> None:
     packet = vxlan_packet(4097, "10.7.0.2", one.link("eth0")["address"], MARKER)
     index = hosts[1].netns.link("wg-cnm")["ifindex"]
     assert not gets(one, hosts[1].netns, ("fe80::a63:1", VXLAN_PORT, 0, index), packet)
+
+
+def test_wrong_esp_key(hosts: list[Host], netns: Sandboxes) -> None:
+    """Who has not the key that follows from the hosts' is shut out, and so is who was fenced."""
+    near, far = hosts[:2]
+    (one, _), (_, address) = connected([near, far], netns, **BY_ESP)
+    assert one.reaches(address, seconds=PATIENCE)
+    listed = near.netns.run(["ip", "xfrm", "state"])
+    assert listed.count("rfc4106(gcm(aes))") == listed.count("flag esn") == 2
+    further = netns()
+    result = far.add(further, far.network(**BY_ESP))
+    far.check(further, result, **BY_ESP).silent()
+
+    def forge() -> None:
+        """Have the far host send with keys of its own making."""
+        kernel = Xfrm(IF_ID)
+        found = {each.source: each for each in kernel.associations()}[socket.inet_aton(far.address)]
+        kernel.delete([found])
+        ends = [socket.inet_pton(socket.AF_INET6, f"fe80::a63:{n}") for n in (2, 1)]
+        kernel.add([Association(found.source, found.destination, found.spi, bytes(20), *ends)])
+
+    with far.netns.entered():
+        forge()
+    assert not one.reaches(address, seconds=2)
+    assert "XfrmInStateProtoError" in nonzero(near)
+    far.netns.ip("xfrm", "state", "flush")
+    error = far.check(further, result, **BY_ESP).error(105)
+    assert "security association to host-1: expected SPI 0x" in error["msg"]
+    mend(far, "security association from host-1")
+    catch_up(near, netns, **BY_ESP)
+    assert one.reaches(address, seconds=PATIENCE)
+
+    fence(far)
+    catch_up(near, netns, **BY_ESP)
+    assert near.netns.run(["ip", "xfrm", "state"]) == ""
+    packet = vxlan_packet(4097, "10.9.0.2", one.link("eth0")["address"], MARKER)
+    index = far.netns.link("esp-cnm")["ifindex"]
+    assert not gets(one, far.netns, ("fe80::a63:1", VXLAN_PORT, 0, index), packet)
+
+
+def mend(host: Host, problem: str) -> None:
+    """Have `cnm doctor --fix` mend what a host's network by ESP has."""
+    document = {"name": "esp", "plugins": [host.network(**BY_ESP)]}
+    network = parse(host.directory / "esp.conflist", document)
+    with host.netns.entered():
+        (found,) = (each for each in overlays.findings([network]) if problem in each.message)
+        assert found.mend is not None
+        found.mend()
+        assert all(each.status == OK for each in overlays.findings([network]))
+
+
+def nonzero(host: Host) -> set[str]:
+    """What the kernel has counted of IPsec on a host."""
+    lines = host.netns.run(["cat", "/proc/net/xfrm_stat"]).splitlines()
+    return {name for name, count in map(str.split, lines) if count != "0"}
 
 
 # --- rotation
@@ -417,14 +542,49 @@ def test_rotation(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFix
     hosts[1].netns.ip("link", "delete", "wg-cnm")
     assert one.reaches(address, seconds=3 * PATIENCE)
     assert "made-tunnel" in hosts[1].events()
+    rotate_esp(hosts, netns, capsys)
     forgets_the_fenced(hosts, netns, one, address)
 
 
-def rotate(host: Host) -> None:
+def rotate_esp(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixture[str]) -> None:
+    """By ESP not a packet is lost; and the keys of no two moments are the same."""
+    (one, _), (two, address) = connected(hosts[:2], netns, **BY_ESP)
+    assert one.reaches(address, seconds=PATIENCE)
+    before = [nonzero(host) for host in hosts[:2]]
+    keys = {associated(hosts[0])}
+    conversation = Conversation(one, two, address)
+    conversation.start()
+    try:
+        for _ in range(2):
+            pause = conversation.longest_pause(lambda: rotate(hosts[0], EspTunnel))
+            keys.add(associated(hosts[0]))
+            with capsys.disabled():
+                print(f"\nrotation by ESP: traffic paused for {pause * 1000:.0f} ms")
+    finally:
+        conversation.end()
+    assert not conversation.error
+    assert [nonzero(host) for host in hosts[:2]] == before
+    assert len(keys) == 3
+
+
+def associated(host: Host) -> str:
+    """The keys of what a host has in its kernel of ESP that is not to end."""
+    with host.netns.entered():
+        found = [each for each in Xfrm(IF_ID).associations() if not each.ends]
+    assert len(found) == 2
+    listed = host.netns.run(["ip", "-o", "xfrm", "state"]).splitlines()
+    return "".join(
+        line.partition("rfc4106(gcm(aes)) ")[2].split()[0]
+        for line in sorted(listed)
+        if any(f"spi 0x{each.spi:08x}" in line for each in found)
+    )
+
+
+def rotate(host: Host, kind: type[Tunnel | EspTunnel] = Tunnel) -> None:
     """Give a host another key."""
     with host.netns.entered():
         options = overlay_config(host.network(**ENCRYPTED))
-        Tunnel(Socket(), options, open_membership(options, lambda error: None)).rotate()
+        kind(Socket(), options, open_membership(options, lambda error: None)).rotate()
 
 
 def peer_key(host: Host) -> str:
