@@ -141,7 +141,8 @@ class NetworkController:
             ended("network")
             return endpoint
         except BaseException:
-            _undo(self.delete_endpoint, network.name, key, ipam)
+            # There is no link yet, but rules may have been restored by the new record.
+            _undo(self.detach, network.name, key, None, lambda _: ipam)
             raise
 
     def join(

@@ -18,6 +18,10 @@ from cnm_core.errors import (
 from cnm_core.model import Addressing, Attachment, Endpoint, EndpointKey, Lease, Sandbox
 from cnm_core.store.endpoints import EndpointStore
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 class PortmapPlugin:
     """ADD, DEL, CHECK, GC and STATUS for published ports."""
@@ -83,13 +87,18 @@ class PortmapPlugin:
                 self._forget(store, call.network, key)
             except Error as error:
                 failures.append(error)
-        try:
-            Portmap().collect(
+        steps: list[Callable[[], None]] = [
+            lambda: Portmap().collect(
                 call.network,
                 lambda: {*valid, *store.keys(call.network), *of_network.keys(call.network)},
-            )
-        except Error as error:
-            failures.append(error)
+            ),
+            lambda: store.remove_half_written(call.network, 0),
+        ]
+        for step in steps:
+            try:
+                step()
+            except Error as error:
+                failures.append(error)
         raise_all(failures)
 
     def status(self, call: Invocation) -> None:

@@ -112,10 +112,24 @@ class Bridge:
         return addressing.replace(leases=leases, routes=routes)
 
     def create_network(self, network: Network, leases: tuple[Lease, ...]) -> bool:
-        """The bridge, up, with its gateway addresses. Adopts a bridge that is there."""
+        """The bridge, up, with its gateway addresses. Adopts a bridge that is there.
+
+        Where this fails, a bridge that was not there is gone again.
+        """
+        if self._bridge is not None:
+            self._prepare(network, self._bridge, leases)
+            return False
+        bridge = self._create_bridge(network, _options(network))
+        try:
+            self._prepare(network, bridge, leases)
+        except BaseException:
+            self.delete_network(network)
+            raise
+        return True
+
+    def _prepare(self, network: Network, bridge: Link, leases: tuple[Lease, ...]) -> None:
+        """Have a bridge serve the network."""
         options = _options(network)
-        missing = self._bridge is None
-        bridge = self._bridge or self._create_bridge(network, options)
         if vlans := self._vlans(options):
             vlans.begin(bridge)
         if not bridge.up:
@@ -134,7 +148,6 @@ class Bridge:
         if _needs_policy(options):
             self._apply_policy(network, leases)
         self._bridge = bridge
-        return missing
 
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """A random host end name, and a MAC address unless one was asked for."""
@@ -382,6 +395,7 @@ class Bridge:
             self._host.request(link.set_alias(name, _alias(network.name)))
         except KernelRefused as error:
             if error.errno != EEXIST:  # another network of the same bridge was faster
+                link.delete_if_present(self._host, name)
                 raise
         return link.parse(self._host.request(link.get(name))[0])
 

@@ -66,7 +66,10 @@ class Netns:
         return self
 
     def __exit__(self, *_: object) -> None:
-        setns(self._home, CLONE_NEWNET)
+        try:
+            setns(self._home, CLONE_NEWNET)
+        except OSError:  # ENOMEM: once more, or what is undone now would be undone in there
+            setns(self._home, CLONE_NEWNET)
         close(self._home)
 
     @property

@@ -108,41 +108,6 @@ def _repair(endpoint: Endpoint, call: Call, config: Config, by: str) -> None:
         call("GC", cni.collected(config)).silent()
 
 
-@pytest.mark.parametrize("command", ["ADD", "DEL"])
-@pytest.mark.parametrize("repair", ["DEL", "GC"])
-def test_beside_another(
-    endpoint: MakeEndpoint,
-    call: Call,
-    snapshot: TakeSnapshot,
-    dual: Config,
-    tmp_path: Path,
-    command: str,
-    repair: str,
-) -> None:
-    """The other endpoint of the network stays as it is, and everything else is as before."""
-    other = endpoint()
-    result = other.add(published(dual, 8080))
-    config = published(dual, 8081)
-    eth0 = endpoint()
-    eth0.add(config)
-    eth0.delete(config)
-    before = snapshot(other.netns, eth0.netns)
-    if command == "DEL":
-        eth0.add(config)
-    points = strace.traced(eth0, command, config, tmp_path)
-    eth0.delete(config)
-    for at in strace.sample(points, 6):
-        if command == "DEL":
-            eth0.add(config)
-        assert strace.killed(eth0, command, config, at), at
-        if repair == "DEL":
-            eth0.delete(config)
-        else:
-            call("GC", cni.collected(config, other)).silent()
-        assert snapshot(other.netns, eth0.netns) == before, at
-    other.check(published(dual, 8080), result).silent()
-
-
 # --- many calls at once
 
 

@@ -21,7 +21,7 @@ from tests.conftest import STATE_DIRECTORIES
 from tests.faults import strace
 from tests.faults.conftest import LONG
 from tests.faults.strace import Point
-from tests.iproute import HOST, Netns, Snapshot, exchange_by_tcp
+from tests.iproute import HOST, Netns, Snapshot, exchange_by_tcp, run
 
 FindExecutable = Callable[[str], Path]
 MakeNetns = Callable[[], Netns]
@@ -256,7 +256,7 @@ def _add(place: Place, config: Config) -> None:
 
 REPAIRS = (_delete, _collect, _add)
 # One of how many system calls is met in a run that is not long.
-EVERY = {"bridge": 2, "portmap": 7, "macvlan": 7, "host-local": 7, "overlay": 32}
+EVERY = {"bridge": 4, "portmap": 7, "macvlan": 7, "host-local": 7, "overlay": 32}
 
 
 @pytest.mark.parametrize("chain", CHAINS)
@@ -276,8 +276,6 @@ def test_killed(place: Place, tmp_path: Path, command: str, chain: str, tell: Te
             place.nothing_left()
             if repair != _add:
                 place.nothing_half_written()
-            if LONG:
-                place.goes_on()
         except (AssertionError, pytest.fail.Exception) as error:
             found.append(f"killed before {at}, then {repair.__name__[1:]}: {error}")
             place.reset()
@@ -317,27 +315,13 @@ def test_refused(
     It need not fail: there may be another way, or no need.
     """
     points = _points(place, command, tmp_path)
-    tries = [(at, error) for at in points for error in ERRORS.get(at.syscall, ())]
-    if lasting:
-        tries = [each for each in tries if each[1] not in _MOMENTARY]
-    tries = tries if LONG else tries[:: SHARE[chain]]
+    tries = _tries(points, 1 if LONG else SHARE[chain], lasting=lasting)
     failed, found = 0, []
     for at, error in tries:
-        config = _prepare(place, command)
-        last = place.victim.last
-        outcome = strace.failing(last, command, config, at, error, from_then_on=lasting)
-        failed += outcome.code != 0
         try:
-            _said(outcome, at)
-            if command == "ADD" and outcome.code == 0:
-                place.attached(outcome.result())
-            elif command == "ADD" and not lasting:
-                place.victim.undo()
-                place.nothing_left()
-            place.victim.delete()
-            place.nothing_left()
+            failed += _refuse(place, command, at, error, lasting=lasting).code
         except (AssertionError, pytest.fail.Exception) as problem:
-            found.append(f"{error} from {at}: {problem}\n{outcome}")
+            found.append(f"{error} from {at}: {problem}")
             place.reset()
     tell(
         f"{command} {chain}: {len(points)} system calls, {len(tries)} errors "
@@ -351,11 +335,129 @@ def test_refused(
     _served(place)
 
 
+def _tries(points: list[Point], share: int, *, lasting: bool) -> list[tuple[Point, str]]:
+    """System calls with what they fail with: of those that last one for each, in turn."""
+    if not lasting:
+        return [(at, error) for at in points for error in ERRORS.get(at.syscall, ())][::share]
+    refusable = [at for at in points if at.syscall in ERRORS]
+    turns = [
+        (at, [each for each in ERRORS[at.syscall] if each not in _MOMENTARY]) for at in refusable
+    ]
+    return [(at, errors[turn % len(errors)]) for turn, (at, errors) in enumerate(turns)][::share]
+
+
+def _refuse(place: Place, command: str, at: Point, error: str, *, lasting: bool = False) -> Outcome:
+    """Have a system call fail; how the command ended, of which nothing may be left."""
+    config = _prepare(place, command)
+    outcome = strace.failing(place.victim.last, command, config, at, error, from_then_on=lasting)
+    _said(outcome, at)
+    if command == "ADD" and outcome.code == 0:
+        place.attached(outcome.result())
+    elif command == "ADD" and not lasting:
+        place.victim.undo()
+        place.nothing_left()
+    place.victim.delete()
+    place.nothing_left()
+    return outcome
+
+
 def _said(outcome: Outcome, at: Point) -> None:
-    """Assert that a call ended as the specification wants it, and that it is no defect."""
+    """Assert that a call ended as the specification wants it, and not by a defect."""
     assert b"Traceback" not in outcome.stderr
     if outcome.code == 0:
         return
     assert outcome.code == 1
     if outcome.stdout or at.syscall != "write":  # or else it could not even say so
         assert outcome.error()["code"] != DEFECT
+
+
+# Where these tests have found something: a system call, with what it is about, and its error.
+@pytest.mark.parametrize(
+    ("chain", "command", "syscall", "about", "error"),
+    [
+        ("bridge", "ADD", "recvfrom", "RTM_NEWLINK", "ENOMEM"),
+        ("macvlan", "ADD", "recvfrom", "RTM_NEWLINK", "ENOMEM"),
+        ("portmap", "ADD", "recvfrom", "NFT_MSG_NEWSETELEM", "ENOMEM"),
+        ("host-local", "ADD", "flock", "LOCK_UN", "EIO"),
+        ("macvlan", "ADD", "flock", "LOCK_UN", "EIO"),
+        ("bridge", "ADD", "setns", "net:[", "ENOMEM"),
+        ("overlay", "ADD", "openat", "/cluster/history", "EIO"),
+        ("host-local", "ADD", "write", "cniVersion", "EPIPE"),
+        ("bridge", "ADD", "write", "cniVersion", "EPIPE"),
+        ("bridge", "DEL", "openat", "/run/cnm/blue/id-", "EMFILE"),
+        ("bridge", "DEL", "read", "/run/cnm/blue/id-", "EIO"),
+        ("host-local", "DEL", "openat", "/networks/blue/10.1.", "EMFILE"),
+        ("host-local", "DEL", "read", "/networks/blue/10.1.", "EIO"),
+    ],
+)
+def test_found(
+    place: Place, tmp_path: Path, command: str, syscall: str, about: str, error: str
+) -> None:
+    """What failed once: an answer that was not awaited, a file that counted as damaged."""
+    points = _points(place, command, tmp_path)
+    met = [each for each in points if each.syscall == syscall and about in each.arguments]
+    assert met
+    for at in met:
+        _refuse(place, command, at, error)
+
+
+@pytest.mark.parametrize(
+    ("chain", "syscall", "about"),
+    [("host-local", "link", ".claim"), ("portmap", "rename", ".new")],
+)
+def test_half_written(place: Place, tmp_path: Path, syscall: str, about: str) -> None:
+    """A file that a killed ADD had begun goes with GC."""
+    points = _points(place, "ADD", tmp_path)
+    for at in (each for each in points if each.syscall == syscall and about in each.arguments):
+        assert strace.killed(place.victim.last, "ADD", _prepare(place, "ADD"), at)
+        _collect(place, {})
+        place.nothing_left()
+        place.nothing_half_written()
+
+
+# --- of an ADD that makes the network too
+
+
+@pytest.mark.parametrize("chain", ["bridge"])
+def test_first_refused(
+    container: Callable[[str, int], Container], tmp_path: Path, chain: str, tell: Tell
+) -> None:
+    """An ADD that fails takes the network back, too, which it had begun to make."""
+    first = container(chain, 8080)
+    first.add()
+    _forget_network(first)
+    points = strace.traced(first.last, "ADD", first.configs[-1], tmp_path)
+    tries = _tries(points, 1 if LONG else 53, lasting=False)
+    failed, found = 0, []
+    for at, error in tries:
+        _forget_network(first)
+        outcome = strace.failing(first.last, "ADD", first.configs[-1], at, error)
+        failed += outcome.code
+        try:
+            _said(outcome, at)
+            if outcome.code:
+                _never_there(first)
+                outcome = first.last.call("ADD", first.configs[-1])
+            first.check(outcome.result())
+        except AssertionError as problem:
+            found.append(f"{error} from {at}: {problem}")
+    tell(f"first ADD: {len(points)} system calls, {len(tries)} errors, {failed} failed")
+    assert failed
+    assert not found, "\n\n".join(found)
+
+
+def _forget_network(container: Container) -> None:
+    """Have the network's first ADD be the next."""
+    container.delete()
+    if "blue0" in HOST.links():
+        HOST.ip("link", "delete", "blue0")
+    run("nft", "flush", "ruleset")
+    run("find", *map(str, STATE_DIRECTORIES), "-mindepth", "1", "-delete")
+
+
+def _never_there(container: Container) -> None:
+    """Assert that neither the container nor its network has anything."""
+    assert HOST.links().keys() == container.last.netns.links().keys() == {"lo"}
+    assert not cni.leases()
+    assert not [path for path in Path("/run/cnm").rglob("*") if path.name not in ("blue", ".lock")]
+    assert "blue" not in run("nft", "list", "ruleset")
