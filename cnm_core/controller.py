@@ -93,6 +93,9 @@ if TYPE_CHECKING:
             was asked: a record is there before what it is about. The lock of parents is held.
             """
 
+        def disown(self, network: str, key: EndpointKey) -> None:
+            """Remove what the host has of an endpoint whose record makes no sense."""
+
         def delete_network(self, network: Network) -> None:
             """Remove what the endpoints shared, if we made it; safe to repeat."""
 
@@ -212,7 +215,11 @@ class NetworkController:
         record or, where there is none, from what else is known. One that needs the link
         is told while there is one.
         """
-        endpoint = self.endpoint(network, key)
+        try:
+            endpoint = self._store.load(network, key)
+        except Damaged:
+            endpoint = None  # or a later version's, where this one was put back
+            self._driver.disown(network, key)
         ipam = ipam_of(endpoint)
         if ipam.needs_link:
             try:

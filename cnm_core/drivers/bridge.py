@@ -291,6 +291,12 @@ class Bridge:
 
         leftovers.collect(self._host, network, known)
 
+    def disown(self, network: str, key: EndpointKey) -> None:
+        """Host end, published ports and source checks of one endpoint."""
+        from cnm_core.drivers import leftovers
+
+        leftovers.disown(self._host, network, key)
+
     def delete_network(self, network: Network) -> None:
         """Delete the bridge if this network made it."""
         options = _options(network)

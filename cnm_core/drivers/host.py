@@ -117,6 +117,9 @@ class Host:
     def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
         """Nothing was made of which a record could be lost."""
 
+    def disown(self, network: str, key: EndpointKey) -> None:
+        """Nothing was made."""
+
     def delete_network(self, network: Network) -> None:
         """The host stays as it is."""
 

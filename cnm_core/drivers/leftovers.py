@@ -36,6 +36,17 @@ def collect(host: Socket, network: str, known: "Known") -> None:
     raise_all(failures)
 
 
+def disown(host: Socket, network: str, key: EndpointKey) -> None:
+    """Remove what the host has of one endpoint, whose record says nothing."""
+    alias = port_alias(network, key)
+    for each in link.list_links(host):
+        if each.kind == "veth" and each.alias == alias:
+            link.delete_if_present(host, each.name)
+    if nftables.available():
+        Firewall().disown(network, key)
+        SpoofCheck().disown(network, key)
+
+
 def _collect_links(host: Socket, network: str, known: "Known") -> None:
     found = [
         each

@@ -153,6 +153,9 @@ class Macvlan:
     def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
         """Nothing: the host has nothing of an endpoint, and sandboxes take theirs with them."""
 
+    def disown(self, network: str, key: EndpointKey) -> None:
+        """Nothing: the host has nothing of an endpoint."""
+
     def delete_network(self, network: Network) -> None:
         """Nothing: a parent that we made goes with its last endpoint."""
 

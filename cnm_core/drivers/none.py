@@ -105,6 +105,9 @@ class Isolated:
     def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
         """Nothing was made of which a record could be lost."""
 
+    def disown(self, network: str, key: EndpointKey) -> None:
+        """Nothing was made."""
+
     def delete_network(self, network: Network) -> None:
         """Its endpoints shared nothing."""
 

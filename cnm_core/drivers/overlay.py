@@ -229,6 +229,10 @@ class Overlay:
 
             tunnel_esp.clear()
 
+    def disown(self, network: str, key: EndpointKey) -> None:
+        """What a bridge has of it: the store is told by the IPAM driver."""
+        self._bridge.disown(network, key)
+
     def delete_network(self, network: Network) -> None:
         """Delete bridge and VXLAN device of this host, and the tunnel if no other needs it."""
         membership = self._member_of(network)

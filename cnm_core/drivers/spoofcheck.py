@@ -60,16 +60,26 @@ class SpoofCheck:
 
     def collect(self, network: str, known: "Callable[[], Collection[EndpointKey]]") -> None:
         """Forget the ports of the network whose owner is not known any more."""
-        found = [
+        found = self._elements_of(network)
+        owners = {ex.comment(f"{network} {key}") for key in known()}
+        for name, element in found:
+            if element.comment not in owners:
+                self._forget([nft.delete_elements("bridge", TABLE, name, [element])])
+
+    def disown(self, network: str, key: "EndpointKey") -> None:
+        """Forget the port of an endpoint of which the record says nothing."""
+        owner = ex.comment(f"{network} {key}")
+        for name, element in self._elements_of(network):
+            if element.comment == owner:
+                self._forget([nft.delete_elements("bridge", TABLE, name, [element])])
+
+    def _elements_of(self, network: str) -> list[tuple[str, Element]]:
+        return [
             (name, element)
             for name in ("sources", "checked")
             for element in nft.elements(self._socket, "bridge", TABLE, name)
             if element.comment.startswith(f"{network} ")
         ]
-        owners = {ex.comment(f"{network} {key}") for key in known()}
-        for name, element in found:
-            if element.comment not in owners:
-                self._forget([nft.delete_elements("bridge", TABLE, name, [element])])
 
     def drift(self, port: str, mac: bytes) -> list[Drift]:
         """Whether the port is checked, and may use the address."""

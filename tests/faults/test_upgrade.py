@@ -99,3 +99,24 @@ def test_from_a_newer_record(
     eth0.check(config, result).silent()
     eth0.delete(config, result)
     assert snapshot(eth0.netns) == before
+
+
+@pytest.mark.parametrize("sandbox", ["there", "gone"])
+def test_back_from_another_format(
+    endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual: Config, sandbox: str
+) -> None:
+    """A version that was put back cannot read the record: CHECK says so, and DEL takes all."""
+    config = dual | {"ipMasq": True, "macspoofchk": True}
+    other, eth0 = endpoint(), endpoint()
+    other.add(published(config, 8081))
+    eth0.add(published(config, 8080))
+    eth0.delete(config)
+    before = snapshot(other.netns)
+    result = eth0.add(published(config, 8080))
+    path = Path(f"/run/cnm/blue/{eth0.container_id}:eth0")
+    path.write_text(json.dumps({"format": 2, "all": "else"}))
+    error = eth0.check(published(config, 8080), result).error(101)
+    assert "format" in error["msg"]
+    eth0.delete(published(config, 8080), netns=eth0.netns.path if sandbox == "there" else "")
+    assert snapshot(other.netns) == before
+    assert eth0.netns.links().keys() == {"lo"}
