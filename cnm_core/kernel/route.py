@@ -164,7 +164,7 @@ def _hop(hops: bytes, index: int) -> dict[int, bytes]:
         length, _, _, link = _RTNEXTHOP.unpack_from(hops)
         if link == index:
             return {**attributes(hops[:length], _RTNEXTHOP.size), RTA_OIF: U32.pack(index)}
-        hops = hops[length:]
+        hops = hops[max(length, _RTNEXTHOP.size) :]
     return {}
 
 

@@ -406,3 +406,10 @@ def test_a_message_without_a_header() -> None:
         far.send(bytes(20))
         with pytest.raises(KernelRefused):
             kernel.events()
+
+
+def test_a_next_hop_without_a_length() -> None:
+    """A route of several hops ends, whatever they say of their lengths."""
+    hops = netlink.attribute(9, bytes(16))
+    unicast = bytes([2, 24, 0, 0, 254, 3, 0, 1, 0, 0, 0, 0])
+    assert route._parse(unicast + hops, 5) is None
