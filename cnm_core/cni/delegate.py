@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 _REGULAR, _FORMAT = 0o100000, 0o170000
+_CODE_LIMIT = 0xFFFFFFFF  # of Go's uint where that has 32 bits
 
 
 class DelegatedIpam:
@@ -170,7 +171,8 @@ def _error_in(output: bytes, otherwise: str) -> Error:
         document = json.loads(output.decode())
     except ValueError:
         document = None
-    if type(document) is dict and type(document.get("code")) is int:
+    code = document.get("code") if type(document) is dict else None
+    if type(document) is dict and type(code) is int and 0 < code <= _CODE_LIMIT:
         details = document.get("details") or ""
-        return Reported(document["code"], str(document.get("msg", "")), details=str(details))
+        return Reported(code, str(document.get("msg", "")), details=str(details))
     return DelegateFailed(otherwise, details=output[:400].decode("utf-8", "replace"))

@@ -33,6 +33,8 @@ _ARGUMENTS = ("IP", "GATEWAY", "MAC")
 _STDIN_LIMIT = 16 << 20
 # Container ID and interface name together are a file name, which has 255 bytes at most.
 _LENGTH_LIMIT = 200
+# So is a network's name, with some letters before and behind.
+_NAME_LIMIT = 240
 
 
 class Invocation(Record):
@@ -231,6 +233,10 @@ def _check_name(name: object) -> None:
         raise InvalidNetworkConfig("missing network name", details='give "name" a value')
     if type(name) is not str:
         raise InvalidNetworkConfig(f"name: must be a string, got {json.shorten(name)}")
+    if len(name) > _NAME_LIMIT:
+        raise InvalidNetworkConfig(
+            f"name: must be at most {_NAME_LIMIT} characters long, got {json.shorten(name)}"
+        )
     try:
         formats.name(name)
     except ValueError as error:

@@ -610,8 +610,8 @@ def _alias(network: str) -> str:
 
 
 def port_alias(network: str, key: EndpointKey) -> str:
-    """The alias of a host end, which says whose it is; the kernel takes 255 bytes (IFALIASZ)."""
-    return f"{_alias(network)} {key}"[:255]
+    """The alias of a host end, which says whose it is: 254 bytes and a zero (IFALIASZ)."""
+    return f"{_alias(network)} {key}".encode()[:254].decode("utf-8", "ignore")
 
 
 def _first_host(of: Address) -> bytes:

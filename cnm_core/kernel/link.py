@@ -225,7 +225,7 @@ def set_mac(index: int, name: str, mac: bytes) -> Request:
 
 
 def set_alias(name: str, alias: str) -> Request:
-    """Give a link its alias, which `ip link` shows; at most 255 bytes."""
+    """Give a link its alias, which `ip link` shows; at most 254 bytes."""
     body = header() + string(IFLA_IFNAME, name) + string(IFLA_IFALIAS, alias)
     return Request(RTM_NEWLINK, NLM_F_ACK, body, f'set the alias of link "{name}"')
 
