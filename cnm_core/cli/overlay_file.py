@@ -4,9 +4,9 @@ What is the same on all hosts is in the store: the network itself, and beside it
 ``conflists/``, what only the file says. Keys of the host are its agent's.
 """
 
-import json
 from typing import Any
 
+from cnm_core import json
 from cnm_core.cli.conflists import OURS, Conflist
 from cnm_core.cni.invocation import VERSIONS
 from cnm_core.config import formats
@@ -56,7 +56,7 @@ def shared_part(document: dict[str, Any]) -> str:
 def document(network: SharedNetwork, shared: str, keys: dict[str, Any]) -> dict[str, Any]:
     """The file that an agent writes. Raises StateFailure where the shared part makes no sense."""
     try:
-        fields = json.loads(shared)
+        fields: Any = json.loads(shared)  # strictly: what is no JSON to a runtime is none here
         version, about = fields["cniVersion"], fields[OURS]
         formats.name(network.name)
         if version not in VERSIONS or not isinstance(about, dict):

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -342,9 +343,13 @@ def test_a_path_of_any_letters(foreign: Foreign, endpoint: MakeEndpoint, config:
         path.unlink()
 
 
-def _rebind(path: str, to: str) -> None:
-    run("umount", "--lazy", path)
-    run("mount", "--bind", to, path)
+@contextmanager
+def _rebound(path: str, to: str) -> Iterator[None]:
+    """Have a path mean another namespace; the first one lives on without it."""
+    with open(path, "rb"):
+        run("umount", "--lazy", path)
+        run("mount", "--bind", to, path)
+        yield
 
 
 @pytest.mark.parametrize("command", ["DEL", "GC"])
@@ -355,12 +360,12 @@ def test_a_recycled_namespace(
     eth0, other = endpoint(), endpoint()
     result = eth0.add(config)
     other.netns.ip("link", "add", "eth0", "type", "veth", "peer", "name", "peer0")
-    _rebind(eth0.netns.path, other.netns.path)
-    eth0.check(config, result).error(cni.PLUGIN_SPECIFIC)
-    if command == "DEL":
-        eth0.delete(config, result)
-    else:
-        call("GC", cni.collected(config)).silent()
+    with _rebound(eth0.netns.path, other.netns.path):
+        eth0.check(config, result).error(cni.PLUGIN_SPECIFIC)
+        if command == "DEL":
+            eth0.delete(config, result)
+        else:
+            call("GC", cni.collected(config)).silent()
     assert set(other.netns.links()) == {"lo", "eth0", "peer0"}
     assert not cni.leases()
     assert not list(RECORDS.rglob("*:*"))
@@ -374,13 +379,13 @@ def test_a_path_that_means_the_host(
     eth0 = endpoint()
     result = eth0.add(config)
     HOST.ip("link", "add", "eth0", "type", "veth", "peer", "name", "peer0")
-    _rebind(eth0.netns.path, "/proc/self/ns/net")
     links = set(HOST.links())
-    for command in ("ADD", "DEL"):
-        _answer(eth0.call(command, config), INVALID_NETNS)
-    eth0.check(config, result).error()
-    assert set(HOST.links()) == links
-    call("GC", cni.collected(config)).silent()
+    with _rebound(eth0.netns.path, "/proc/self/ns/net"):
+        for command in ("ADD", "DEL"):
+            _answer(eth0.call(command, config), INVALID_NETNS)
+        eth0.check(config, result).error()
+        assert set(HOST.links()) == links
+        call("GC", cni.collected(config)).silent()
     assert "eth0" in HOST.links()
     assert not HOST.ports("blue0")
     assert not cni.leases()

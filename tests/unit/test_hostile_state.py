@@ -6,13 +6,15 @@ from pathlib import Path
 import pytest
 
 from cnm_core import json
+from cnm_core.cli import overlay_file
 from cnm_core.errors import StateFailure
-from cnm_core.inet import Address, parse_ip
+from cnm_core.inet import Address, parse_address, parse_ip
 from cnm_core.model import Addressing, Endpoint, EndpointKey, Lease, PublishedPort, Sandbox
 from cnm_core.store import files
 from cnm_core.store.allocations import Allocations
 from cnm_core.store.cluster import Cluster
 from cnm_core.store.endpoints import EndpointStore
+from cnm_core.store.entries import SharedNetwork, Subnet
 from cnm_core.store.membership import Membership
 from cnm_core.store.remote import RemoteStore
 from cnm_core.store.resting import Resting
@@ -234,6 +236,38 @@ def test_a_deep_directory(tmp_path: Path) -> None:
         assert os.path.isdir(deep)
     finally:
         run("rm", "-r", f"{tmp_path}/b")  # shutil.rmtree goes no deeper than the interpreter
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000,
+        '{"cniVersion": "1.1.0", "cnm": {"created": NaN}}',
+        '{"cniVersion": "1.1.0", "cnm": {"created": 1e999}}',
+        '{"cniVersion": ["1.1.0"], "cnm": {}}',
+        '{"cniVersion": "1.1.0", "cnm": []}',
+        '["cniVersion"]',
+    ],
+    ids=lambda value: value[:50],
+)
+def test_a_senseless_part_of_a_conflist(content: str) -> None:
+    """What another host has written makes no file here that runtimes could not read."""
+    subnet = Subnet(parse_address("10.1.0.0/16"), parse_ip("10.1.0.1"))
+    network = SharedNetwork("blue", 4097, 4789, 1400, False, (subnet,))
+    with pytest.raises(StateFailure, match="conflists/blue"):
+        overlay_file.document(network, content, {})
+
+
+def test_a_conflist_has_no_more_of_another_host(tmp_path: Path) -> None:
+    """Neither a program nor a directory is another host's to choose."""
+    subnet = Subnet(parse_address("10.1.0.0/16"), parse_ip("10.1.0.1"))
+    network = SharedNetwork("blue", 4097, 4789, 1400, False, (subnet,))
+    about = {"created": "x", "labels": {}, "plugins": [{"type": "sh"}]}
+    content = {"cniVersion": "1.1.0", "cnm": about, "plugins": [{"type": "sh"}], "name": "../x"}
+    document = overlay_file.document(network, json.dumps(content), {"stateDir": "/run/cnm"})
+    assert document["name"] == "blue"
+    assert [each["type"] for each in document["plugins"]] == ["overlay"]
+    assert "sh" not in json.dumps(document).split('"')
 
 
 def test_a_link_for_what_a_driver_gave(tmp_path: Path, victim: Path) -> None:
