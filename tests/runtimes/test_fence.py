@@ -112,10 +112,11 @@ def heir_mac(sandbox: Netns) -> str:
 
 
 def test_free_again(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
-    """An endpoint that was cut off is back once its address is free again."""
+    """An endpoint that was cut off is back once its address is free again, as it was."""
     back, other, third = hosts
     one, heir, witness = netns(), netns(), netns()
-    address = cni.addresses(back.add(one))[0]
+    result = back.add(one)
+    address = cni.addresses(result)[0]
     third.add(witness)
     other.cnm().run("node", "fence", "-f", "host-1")
     other.add(heir, other.network(args={"cni": {"ips": [address]}}))
@@ -128,6 +129,7 @@ def test_free_again(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
     back.await_event("republished")
     assert owners(etcd)[address] == f"host-1/id-{one.name}:eth0"
     eventually(lambda: witness.reaches(address))
+    eventually(lambda: back.check(one, result).code == 0)
 
 
 def test_gone_meanwhile(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
