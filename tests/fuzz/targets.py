@@ -334,7 +334,7 @@ class _Kernel:
     def setblocking(self, _: bool) -> None: ...
     def setsockopt(self, *_: object) -> None: ...
 
-    def recv(self, _: int) -> bytes:
+    def recv(self, *_: int) -> bytes:
         if not self._messages:
             raise _NoMore
         return self._messages.pop(0)
