@@ -100,12 +100,13 @@ def rotate_key(agent_file: Path) -> None:
     """
     options = _options(agent_file)
     membership = open_membership(options, output.passed_over, json.loads)
-    keys = [_rotate_wireguard(options, membership)]
-    keys.append(EspTunnel(Socket(), options, membership).rotate())
-    if not any(keys):
+    found = False
+    for rotate in (_rotate_wireguard, _rotate_esp):
+        if key := rotate(options, membership):
+            found = True
+            click.echo(encode_key(key))
+    if not found:
         output.warn("there is no encrypted network on this host; the next one has a new key")
-    for key in filter(None, keys):
-        click.echo(encode_key(key))
 
 
 def _rotate_wireguard(options: OverlayConfig, membership: Membership) -> bytes:
@@ -115,6 +116,10 @@ def _rotate_wireguard(options: OverlayConfig, membership: Membership) -> bytes:
         if error.errno != ENOENT:
             raise
         return b""  # the kernel has no WireGuard
+
+
+def _rotate_esp(options: OverlayConfig, membership: Membership) -> bytes:
+    return EspTunnel(Socket(), options, membership).rotate()
 
 
 def _options(agent_file: Path) -> OverlayConfig:

@@ -37,6 +37,10 @@ _TURN_SECONDS, _LATE_SECONDS = 3, 10
 _POLL_SECONDS = 0.1
 _ATTEMPTS = 10
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Identity = tuple[bytes, bytes, int]  # source, destination, SPI
+
 
 class Pair(Record):
     """What another host and this one have between them."""
@@ -47,12 +51,12 @@ class Pair(Record):
     spi_in: int
 
     @property
-    def out(self) -> tuple[bytes, bytes, int]:
+    def out(self) -> "Identity":
         """What tells the association to the peer from all others."""
         return self.own.endpoint, self.peer.endpoint, self.spi_out
 
     @property
-    def into(self) -> tuple[bytes, bytes, int]:
+    def into(self) -> "Identity":
         """That of the association from the peer."""
         return self.peer.endpoint, self.own.endpoint, self.spi_in
 
@@ -114,6 +118,7 @@ class EspTunnel:
         Without a member the cluster is asked for it. Raises Unreachable, and NotAvailable where
         the host is no member any more.
         """
+        self.settled = True
         if link.find(self._host, TUNNEL_ESP) is None:
             return 0, 0  # there is no such network on this host
         with self._file.lock():
@@ -210,41 +215,43 @@ class EspTunnel:
 
     def _reconcile(self, member: Member, key: OwnKey) -> tuple[int, int]:
         """What comes in first, then the store, and then what goes out."""
-        known = {each.node: each for each in tunnels_esp.ends(self._membership.cluster)}
-        published = known.pop(member.node, None)
-        peers = [each for each in known.values() if len(each.endpoint) == len(member.vtep)]
+        published, peers = self._ends(member)
+        if published is None and key.used:
+            # The others have forgotten this host, and would have to draw another key each.
+            key = self._file.draw()
         key, pairs, came = self._make_pairs(member, key, peers)
         own = End(member.node, key.public, member.vtep)
         if published != own:
             self._publish(own, member)
-        found = {_identity(each): each for each in self._xfrm().associations()}
+        found = self._found()
         present = self._xfrm().policies()
-        sending = {each.inner_destination: each.spi for each in present if each.direction == OUT}
-        wanted: set[Policy] = set()
-        used = set()
-        self.settled = True
-        for pair in pairs:
-            spi = pair.spi_out
-            former = (*pair.out[:2], sending.get(pair.peer.ip, 0))
-            if key.age < _TURN_SECONDS and former in found and not found[pair.into].packets:
-                spi = former[2]
-                self.settled = self.settled and spi == pair.spi_out
-            wanted.update(pair.policies(spi))
-            used |= {pair.out, pair.into, (*pair.out[:2], spi)}
+        sending = _sending(key, pairs, found, present)
+        self.settled = all(pair.spi_out == spi for pair, spi in sending)
+        wanted = {policy for pair, spi in sending for policy in pair.policies(spi)}
         self._xfrm().set_policies(wanted - present, _without_heir(present - wanted, wanted))
+        used = {name for pair in pairs for name in (pair.out, pair.into)}
+        used |= {(*pair.out[:2], spi) for pair, spi in sending}
         gone = self._let_go([each for name, each in found.items() if name not in used], pairs)
         return came, gone
+
+    def _ends(self, member: Member) -> tuple[End | None, list[End]]:
+        """This host's end as the store has it, and those of others that it can reach."""
+        known = {each.node: each for each in tunnels_esp.ends(self._membership.cluster)}
+        own = known.pop(member.node, None)
+        return own, [each for each in known.values() if len(each.endpoint) == len(member.vtep)]
+
+    def _found(self) -> "dict[Identity, Found]":
+        return {_identity(each): each for each in self._xfrm().associations()}
 
     def _make_pairs(
         self, member: Member, key: OwnKey, peers: list[End]
     ) -> tuple[OwnKey, list[Pair], int]:
         """Have the associations of all pairs, by another key where one was made once before."""
         for _ in range(_ATTEMPTS):
-            # One that is to end comes too early for what another key has undone.
-            lasting = [each for each in self._xfrm().associations() if not each.ends]
-            found = set(map(_identity, lasting))
+            # One that is about to end is as good as gone.
+            lasting = {name for name, each in self._found().items() if not each.ends}
             pairs = _pairs(member, key, peers)
-            lacking = [each for each in pairs if not {each.out, each.into} <= found]
+            lacking = [each for each in pairs if not {each.out, each.into} <= lasting]
             if not lacking:
                 return key, pairs, 0
             if any(each.peer.key in key.used for each in lacking):
@@ -289,13 +296,11 @@ class EspTunnel:
         return len(gone)
 
     def _drift_of_pairs(self, member: Member, key: OwnKey) -> list[Drift]:
-        known = {each.node: each for each in tunnels_esp.ends(self._membership.cluster)}
+        published, peers = self._ends(member)
         drift = []
-        own = End(member.node, key.public, member.vtep)
-        if known.pop(member.node, None) != own:
+        if published != End(member.node, key.public, member.vtep):
             drift.append(Drift("key of this host", "known to the cluster", "another one is"))
-        found = {_identity(each) for each in self._xfrm().associations()}
-        peers = [each for each in known.values() if len(each.endpoint) == len(member.vtep)]
+        found = self._found()
         pairs = _pairs(member, key, peers)
         for pair in pairs:
             for way, name in (
@@ -305,8 +310,9 @@ class EspTunnel:
                 if name not in found:
                     what = f"security association {way}"
                     drift.append(Drift(what, f"SPI {name[2]:#x}", "no such association"))
-        wanted = {policy for pair in pairs for policy in pair.policies(pair.spi_out)}
         present = self._xfrm().policies()
+        sending = _sending(key, pairs, found, present)
+        wanted = {policy for pair, spi in sending for policy in pair.policies(spi)}
         drift += [Drift("IPsec policies", str(each), "no such policy") for each in wanted - present]
         drift += [Drift("IPsec policies", "none", str(each)) for each in present - wanted]
         return drift
@@ -329,7 +335,22 @@ def _pairs(member: Member, key: OwnKey, peers: list[End]) -> list[Pair]:
     ]
 
 
-def _identity(found: Found) -> tuple[bytes, bytes, int]:
+def _sending(
+    key: OwnKey, pairs: list[Pair], found: "dict[Identity, Found]", present: set[Policy]
+) -> list[tuple[Pair, int]]:
+    """The SPIs to send by: where that is a former one, until the peer has used its new one."""
+    turning = key.age < _TURN_SECONDS
+    before = {each.inner_destination: each.spi for each in present if each.direction == OUT}
+    sending = []
+    for pair in pairs:
+        former = before.get(pair.peer.ip, 0)
+        into = found.get(pair.into)
+        stays = turning and (*pair.out[:2], former) in found and not (into and into.packets)
+        sending.append((pair, former if stays else pair.spi_out))
+    return sending
+
+
+def _identity(found: Found) -> "Identity":
     return found.source, found.destination, found.spi
 
 

@@ -123,9 +123,14 @@ class Policy(Record):
     spi: int = 0
 
     def __str__(self) -> str:
-        way = "in from" if self.direction == IN else "out to"
-        other = self.source if self.direction == IN else self.destination
-        return f"{way} {format_ip(other)}" + (f" by SPI {self.spi:#x}" if self.spi else "")
+        into = self.direction == IN
+        way = f"in from {format_ip(self.inner_source)}"
+        if not into:
+            way = f"out to {format_ip(self.inner_destination)}"
+        other = self.source if into else self.destination
+        if not other:
+            return f"{way}, of another kind"
+        return f"{way} at {format_ip(other)}" + (f" by SPI {self.spi:#x}" if self.spi else "")
 
 
 class Xfrm:
@@ -223,7 +228,7 @@ def has_interfaces(host: Socket, name: str) -> bool:
     """Whether the kernel has XFRM interfaces; it loads the module, if need be.
 
     It is asked for one with an MTU that no link may have: it says so (dev_validate_mtu), or that
-    it does not know the kind. Linux before 5.1 makes one, which goes again.
+    it does not know the kind. An older one that does not look makes it, and it goes again.
     """
     try:
         host.request(create(name, 1, 1))

@@ -1,6 +1,7 @@
 """ESP: keys by published test vectors, messages, and that no key is ever used twice."""
 
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 from stat import S_IMODE
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cnm_core import key_agreement
+from cnm_core.cli import options, overlay_file
 from cnm_core.config.overlay import overlay_config
 from cnm_core.drivers import tunnel_esp
 from cnm_core.drivers.tunnel_esp import EspTunnel
@@ -17,6 +19,7 @@ from cnm_core.errors import Error, KernelRefused
 from cnm_core.inet import parse_ip, parse_subnet
 from cnm_core.kernel import xfrm
 from cnm_core.kernel.xfrm import IN, OUT, Association, Found, Policy
+from cnm_core.schema.overlay import OverlayConfig
 from cnm_core.store import tunnels_esp
 from cnm_core.store.cluster import Cluster
 from cnm_core.store.entries import Member, SharedNetwork, Subnet, decode_network, encode_network
@@ -120,6 +123,24 @@ def test_network(encrypted: bool | str) -> None:
     assert ('"encrypted":true' in value.replace(" ", "")) == bool(encrypted)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"), [("esp", "esp"), ("", True), ("true", True), ("false", False), ("x", "x")]
+)
+def test_option(text: str, value: bool | str) -> None:
+    """`-o encrypted=esp` is the key's value, and `-o encrypted` that of a switch."""
+    keys = options.keys_of("overlay", {"encrypted": text}, OverlayConfig)
+    assert keys == {"encrypted": value}
+
+
+def test_file_of_network() -> None:
+    """The file that an agent writes says it too."""
+    subnet = Subnet(parse_subnet("10.7.0.0/24"), parse_ip("10.7.0.1"))
+    network = SharedNetwork("blue", 4097, 4789, 1376, False, (subnet,), encrypted="esp")
+    shared = '{"cniVersion": "1.0.0", "cnm": {}}'
+    document = overlay_file.document(network, shared, {"node": "one"})
+    assert document["plugins"][0]["encrypted"] == "esp"
+
+
 def test_unknown_encryption() -> None:
     """A network by something newer is none, rather than one by something else."""
     subnet = Subnet(parse_subnet("10.7.0.0/24"), parse_ip("10.7.0.1"))
@@ -206,6 +227,7 @@ class Kernel:
         self.present: dict[tuple[int, bytes, bytes], Policy] = {}
         self.keys: list[bytes] = []
         self.taken: set[int] = set()
+        self.patience = -1  # how many associations until a kill
 
     def associations(self) -> list[Found]:
         return [found for _, found in self.found.values()]
@@ -218,6 +240,9 @@ class Kernel:
             name = each.source, each.destination, each.spi
             if name in self.found or each.spi in self.taken:
                 raise KernelRefused(17, "File exists")
+            if not self.patience:
+                raise KeyboardInterrupt
+            self.patience -= 1
             self.found[name] = each, Found(*name, 0, 0, 0, b"")
             self.keys.append(each.key)
 
@@ -262,13 +287,29 @@ class Node:
     def restore(self, entry: str) -> None:
         self.membership.cluster.store.commit((), (Put(f"tunnels-esp/{self.member.node}", entry),))
 
+    def fence(self) -> None:
+        """Be fenced, and join again."""
+        cluster = self.membership.cluster
+        cluster.fence(self.member.node)
+        self.member = cluster.join(self.member.replace(revision=0))
+
     def published(self) -> str:
         entry = self.membership.cluster.store.get(f"tunnels-esp/{self.member.node}")
         assert entry is not None
         return entry.value
 
 
-STEPS = ("reconcile", "draw", "flush", "flush policies", "expire", "restore", "forget key")
+STEPS = (
+    "reconcile",
+    "draw",
+    "draw, killed",
+    "fence",
+    "flush",
+    "flush policies",
+    "expire",
+    "restore",
+    "forget key",
+)
 
 
 @settings(
@@ -280,7 +321,9 @@ STEPS = ("reconcile", "draw", "flush", "flush policies", "expire", "restore", "f
 def test_no_key_twice(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, str]]
 ) -> None:
-    """Whatever is lost and comes back, no association is made of a key that one was made of."""
+    """Whatever is lost and comes back, no association is made of a key that one was made of;
+    and hosts that are left alone come to agree.
+    """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tunnel_esp.link, "find", lambda *_: object())
         directory = tmp_path_factory.mktemp("hosts")
@@ -302,17 +345,23 @@ def test_no_key_twice(
                 Path(node.tunnel._file.path).unlink(missing_ok=True)
             elif step == "draw":
                 node.draw()
+            elif step == "draw, killed":
+                node.kernel.patience = 1
+                with suppress(KeyboardInterrupt):
+                    node.draw()
+                node.kernel.patience = -1
+            elif step == "fence":
+                node.fence()
             else:
                 node.reconcile()
-        for each in nodes:
-            assert len(set(each.kernel.keys)) == len(each.kernel.keys)
-        # And in the end, when all have turned, all agree.
+        # In the end, when all have turned, all agree.
         patched.setattr(tunnel_esp, "_TURN_SECONDS", 0)
         for each in (*nodes, *nodes, *nodes, *nodes):
             each.reconcile()
         for each in nodes:
             each.kernel.expire()
         for one in nodes:
+            assert len(set(one.kernel.keys)) == len(one.kernel.keys)
             assert len(one.kernel.found) == 4
             for name, (association, _) in one.kernel.found.items():
                 (other,) = (each for each in nodes if each is not one and each.member.vtep in name)
@@ -366,3 +415,21 @@ def test_turning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ending = [each for each in one.kernel.associations() if each.ends]
     assert [each.destination for each in ending] == [one.member.vtep]
     assert {each.direction for each in one.kernel.policies()} == {IN, OUT}
+
+
+def test_fenced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that comes back has another key, so that the others can keep theirs."""
+    monkeypatch.setattr(tunnel_esp.link, "find", lambda *_: object())
+    one, *others = nodes = [Node(number, tmp_path) for number in (1, 2, 3)]
+    for each in (*nodes, *nodes):
+        each.reconcile()
+    before = [each.published() for each in nodes]
+    one.fence()
+    for each in others:
+        each.reconcile()
+        assert len(each.kernel.found) == 2
+    for each in nodes:
+        each.reconcile()
+    after = [each.published() for each in nodes]
+    assert after[0] != before[0]
+    assert after[1:] == before[1:]

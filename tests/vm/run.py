@@ -131,6 +131,8 @@ def pytest(arguments: Sequence[str]) -> list[str]:
     variables = [f"{name}={value}" for name, value in environment.items()]
     color = f"--color={'yes' if sys.stdout.isatty() else 'no'}"
     command = [f"{ROOT}/.venv/bin/python", "-m", "pytest", "-p", "no:cacheprovider", color]
+    # /tmp is half of the guest's memory, of which an etcd takes 128 MB for its log.
+    command += ["-o", "tmp_path_retention_policy=failed"]
     tests = () if any(word.startswith("tests/") for word in arguments) else (TESTS,)
     return ["env", "-i", "-C", str(ROOT), *variables, *command, *tests, *arguments]
 

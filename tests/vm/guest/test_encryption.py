@@ -212,7 +212,7 @@ def test_no_plain_text(
     assert max(map(len, frames)) == 14 + 1500
     assert sum(len(frame) for frame in frames if is_esp(frame)) > 2 * len(payload)
     assert not any(MARKER[:12] in frame for frame in frames)
-    assert udp_ports(frames) == set()
+    assert udp_ports(frames) <= {WIREGUARD_PORT}  # where hosts have just talked, WireGuard does
 
     by_esp = throughput(one, two, secret)
     with capsys.disabled():
@@ -264,6 +264,11 @@ def test_fails_closed(hosts: list[Host], netns: Sandboxes) -> None:
             if words == ESP_BREAKS[-1]:  # it has another key, that the other host sees by itself
                 catch_up(hosts[1], netns, **network)
             assert one.reaches(address, seconds=PATIENCE), words
+    # As by a DEL that was killed: the link is gone, and all else is there.
+    hosts[0].netns.ip("link", "delete", "esp-cnm")
+    hosts[0].delete(one, hosts[0].network(**BY_ESP))
+    for kind in ("state", "policy"):
+        assert hosts[0].netns.run(["ip", "xfrm", kind]) == ""
 
 
 def test_two_networks(hosts: list[Host], netns: Sandboxes) -> None:
@@ -565,6 +570,11 @@ def rotate_esp(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixtur
     assert not conversation.error
     assert [nonzero(host) for host in hosts[:2]] == before
     assert len(keys) == 3
+    # What was there before goes, on its own.
+    deadline = time.monotonic() + 3 * PATIENCE
+    while any(host.netns.run(["ip", "xfrm", "state"]).count("proto esp") > 2 for host in hosts[:2]):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
 
 
 def associated(host: Host) -> str:
