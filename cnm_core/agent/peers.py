@@ -48,7 +48,7 @@ class PeerFollower:
                 store = self.membership.cluster.store
                 for _ in turns(store, _PREFIX, self._stopping, _COMPARE_SECONDS):
                     self._compare()
-                    # For three seconds after this host's key is another one.
+                    # For some seconds after this host's key is another one.
                     while not self._esp.settled and not self._stopping.wait(_TURN_SECONDS):
                         self._compare()
             except NotAvailable:

@@ -7,7 +7,7 @@ once, makes all of them anew, and the other hosts do when they see the new publi
 
 While hosts turn to another key nothing is lost. A host takes packets by its new one before it
 tells of it; it sends by its former one until the other has sent something by the new one, or for
-three seconds; and it takes packets by its former one for ten more.
+five seconds; and it takes packets by its former one for fifteen.
 """
 
 from errno import EEXIST
@@ -33,7 +33,7 @@ from cnm_core.store.tunnels_esp import End, KeyFile, OwnKey, keys_between, spi_b
 
 # Of our XFRM interface, associations and policies: "cnm".
 IF_ID = 0x636E6D
-_TURN_SECONDS, _LATE_SECONDS = 3, 10
+_TURN_SECONDS, _LATE_SECONDS = 5, 15
 _POLL_SECONDS = 0.1
 _ATTEMPTS = 10
 
@@ -132,7 +132,7 @@ class EspTunnel:
         """Have another key, and tell the other hosts; the public key, b"" without an interface.
 
         Where they cannot be told, everything is as it was. Returns once all is sent by the new
-        key, after three seconds at most.
+        key, after five seconds at most.
         """
         member = tunnel_link.own_member(self._membership)
         if link.find(self._host, TUNNEL_ESP) is None:
