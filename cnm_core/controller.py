@@ -154,18 +154,18 @@ class NetworkController:
         """Connect the endpoint with its sandbox; where that fails, nothing of it is left."""
         try:
             self._driver.join(network, endpoint, netns)
-        except BaseException:
-            _undo(self.delete_endpoint, network.name, endpoint.key, ipam)
-            raise
-        ended("links")
-        try:
+            ended("links")
             if ipam.needs_link:
                 endpoint = self._address(network, endpoint, ipam)
                 ended("addresses")
             attachment = self._driver.configure(network, endpoint, netns)
             ended("sandbox")
             return attachment
+        except InterfaceExists:  # it is somebody else's
+            _undo(self.delete_endpoint, network.name, endpoint.key, ipam)
+            raise
         except BaseException:
+            # Where this fails too, the record stays, for DEL.
             _undo(self.detach, network.name, endpoint.key, netns, lambda _: ipam)
             raise
 

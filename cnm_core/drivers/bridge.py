@@ -16,6 +16,7 @@ from cnm_core.drivers.container_end import (
     remove,
 )
 from cnm_core.errors import (
+    InterfaceExists,
     InvalidNetworkConfig,
     KernelRefused,
     NotAvailable,
@@ -166,11 +167,11 @@ class Bridge:
         )
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
-        """The veth pair, with nothing on it yet. Raises KernelRefused."""
+        """The veth pair, with nothing on it yet. Raises KernelRefused, InterfaceExists."""
+        self._admit(network, endpoint)
         try:
-            self._admit(network, endpoint)
             self._connect(network, endpoint, netns)
-        except BaseException:
+        except InterfaceExists:
             self._expel(endpoint)
             raise
 
@@ -197,10 +198,11 @@ class Bridge:
             )
             self.host_end, self._bridge = link.parse(answers[2]), link.parse(answers[4])
             self._configure_port(endpoint, self.host_end, options)
-        except BaseException as error:
-            # The pair was made unless the kernel says that one of its names is somebody's.
-            if not (isinstance(error, KernelRefused) and error.errno == EEXIST):
-                link.delete_if_present(self._host, endpoint.host_link)
+        except KernelRefused as error:
+            if error.errno == EEXIST:
+                raise InterfaceExists(
+                    error.msg, details="ADD again, if the sandbox has no such interface"
+                ) from None
             raise
 
     def configure(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:

@@ -4,8 +4,6 @@ Mode and flag belong to the parent: the kernel gives all its links those of the 
 (ipvlan_link_new). CHECK shows where another network changed them.
 """
 
-from errno import EEXIST
-
 from cnm_core.config.ipvlan import IpvlanConfig, ipvlan_config
 from cnm_core.drivers import parent
 from cnm_core.drivers.container_end import (
@@ -96,8 +94,6 @@ class Ipvlan:
         try:
             upper.make(socket, request)
         except KernelRefused as error:
-            if error.errno != EEXIST:  # without an answer the link may have been made
-                self.leave(endpoint.key, endpoint, netns)
             raise parent.explained(error, "ipvlan", self._parent) from None
 
     def configure(self, network: Network, endpoint: Endpoint, netns: Netns) -> Attachment:

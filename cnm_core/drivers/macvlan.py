@@ -1,6 +1,6 @@
 """Endpoints are macvlan links: stations with MAC addresses of their own on a parent link."""
 
-from errno import EADDRINUSE, EEXIST
+from errno import EADDRINUSE
 
 from cnm_core.config.macvlan import MacvlanConfig, macvlan_config
 from cnm_core.drivers import parent
@@ -94,8 +94,6 @@ class Macvlan:
         try:
             upper.make(socket, request)
         except KernelRefused as error:
-            if error.errno != EEXIST:  # without an answer the link may have been made
-                self.leave(endpoint.key, endpoint, netns)
             alone = _mode(options) == "passthru"
             raise parent.explained(error, "macvlan", self._parent, alone=alone) from None
 

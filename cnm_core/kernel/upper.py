@@ -3,7 +3,7 @@
 from errno import EEXIST, EOPNOTSUPP
 from posix import urandom
 
-from cnm_core.errors import KernelRefused
+from cnm_core.errors import InterfaceExists, KernelRefused
 from cnm_core.kernel.link import (
     IFF_UP,
     IFLA_ADDRESS,
@@ -74,7 +74,9 @@ def create_ipvlan(
 
 
 def make(socket: Socket, request: Request) -> None:
-    """Make a link by a request of this module, in another namespace or here. KernelRefused.
+    """Make a link by a request of this module, in another namespace or here.
+
+    Raises KernelRefused, InterfaceExists where the name is taken.
 
     Kernels before 6.15 look for its name among the links of whoever asks, too, where it may
     be any link's (net/core/rtnetlink.c, __rtnl_newlink), unless the request has an index.
@@ -86,7 +88,15 @@ def make(socket: Socket, request: Request) -> None:
             raise
         index = _FIRST_INDEX + int.from_bytes(urandom(3), "little")
         start = header(index)
-        socket.request(request.replace(body=start + request.body[len(start) :]))
+        again = request.replace(body=start + request.body[len(start) :])
+        try:
+            socket.request(again)
+        except KernelRefused as error:
+            if error.errno != EEXIST:
+                raise
+            raise InterfaceExists(
+                error.msg, details="choose another CNI_IFNAME, or DEL the attachment that has it"
+            ) from None
 
 
 def create_isolated(name: str, kind: str) -> Request:
