@@ -115,18 +115,30 @@ class Bridge:
     def create_network(self, network: Network, leases: tuple[Lease, ...]) -> bool:
         """The bridge, up, with its gateway addresses. Adopts a bridge that is there.
 
-        Where this fails, a bridge that was not there is gone again.
+        Where this fails, a bridge that it has made is gone again.
         """
         if self._bridge is not None:
             self._prepare(network, self._bridge, leases)
             return False
-        bridge = self._create_bridge(network, _options(network))
+        mac = random_mac()
         try:
-            self._prepare(network, bridge, leases)
+            self._prepare(network, self._create_bridge(network, mac), leases)
         except BaseException:
-            self.delete_network(network)
+            self._take_back(network, mac)
             raise
         return True
+
+    def _take_back(self, network: Network, mac: bytes) -> None:
+        """Delete the bridge with the MAC address that this call has drawn for it, if any.
+
+        One that was there, or that another call was faster to make, has another.
+        """
+        options = _options(network)
+        bridge = link.find(self._host, options.bridge)
+        if bridge is not None and bridge.mac == mac:
+            if _needs_policy(options):
+                self._firewall().withdraw(_policy(network, self.inner))
+            link.delete_if_present(self._host, bridge.name)
 
     def _prepare(self, network: Network, bridge: Link, leases: tuple[Lease, ...]) -> None:
         """Have a bridge serve the network."""
@@ -387,10 +399,11 @@ class Bridge:
                 found.append(Drift("route_localnet of the bridge", "1", "0"))
         return found
 
-    def _create_bridge(self, network: Network, options: BridgeConfig) -> Link:
+    def _create_bridge(self, network: Network, mac: bytes) -> Link:
+        options = _options(network)
         vlans = self._vlans(options)
         data = vlans.of_bridge if vlans else b""
-        request = link.create_bridge(options.bridge, random_mac(), self._mtu(options), data)
+        request = link.create_bridge(options.bridge, mac, self._mtu(options), data)
         return self._create(request, options.bridge, network)
 
     def _create(self, request: Request, name: str, network: Network) -> Link:
@@ -403,7 +416,6 @@ class Bridge:
             self._host.request(link.set_alias(name, _alias(network.name)))
         except KernelRefused as error:
             if error.errno != EEXIST:  # another network of the same bridge was faster
-                link.delete_if_present(self._host, name)
                 raise
         return link.parse(self._host.request(link.get(name))[0])
 

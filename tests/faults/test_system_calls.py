@@ -382,6 +382,7 @@ def _said(outcome: Outcome, at: Point) -> None:
         ("host-local", "ADD", "flock", "LOCK_UN", "EIO"),
         ("macvlan", "ADD", "flock", "LOCK_UN", "EIO"),
         ("bridge", "ADD", "setns", "net:[", "ENOMEM"),
+        ("overlay", "ADD", "recvfrom", "RTM_NEWLINK", "ENOMEM"),
         ("overlay", "ADD", "openat", "/cluster/history", "EIO"),
         ("host-local", "ADD", "write", "cniVersion", "EPIPE"),
         ("bridge", "ADD", "write", "cniVersion", "EPIPE"),
