@@ -170,7 +170,7 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             parents=tuple(map(_link_name, fields.get("parents", ()))),
             policy=_decode_policy(network, fields["policy"]) if fields.get("policy") else None,
             driver=str(fields.get("driver", "")),
-            pool=Pool(str(fields["pool"]["driver"]), str(fields["pool"]["dataDir"])),
+            pool=_pool(fields["pool"]),
             ports=tuple(
                 PublishedPort(
                     _number(port["protocol"], 255),
@@ -195,6 +195,11 @@ def _decode(content: str, path: str, network: str, key: EndpointKey) -> Endpoint
             f'endpoint record "{path}" is damaged: {error}',
             details="DEL and GC work without it; they remove it",
         ) from None
+
+
+def _pool(fields: "dict[str, Any]") -> Pool:
+    directory = str(fields["dataDir"])
+    return Pool(str(fields["driver"]), formats.directory(directory) if directory else "")
 
 
 def _link_name(value: object) -> str:

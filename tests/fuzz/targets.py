@@ -89,12 +89,15 @@ def previous(data: bytes) -> None:
 
 
 def record(data: bytes) -> None:
-    """An endpoint's record, of a network plugin and of portmap: DEL and GC do without it."""
+    """An endpoint's record, of a network plugin and of portmap: DEL and GC do without it.
+
+    Not without the IPAM plugin that it names: whoever gave an address takes it back.
+    """
     for name, command in (("bridge", "CHECK"), ("bridge", "DEL"), ("bridge", "GC")):
         _plant("/run/cnm/blue/c1:eth0", data)
         config = _bridge(prevResult={"cniVersion": "1.1.0"}) | {"cni.dev/valid-attachments": []}
         error = calls.serve(name, calls.environment(command), json.dumps(config).encode())
-        if error is not None and command != "CHECK":
+        if error is not None and command != "CHECK" and "ipam.type" not in error["msg"]:
             raise calls.Defect(f"{command} failed: {error}")
     for command in ("DEL", "GC"):
         _plant("/run/cnm/.portmap/blue/c1:eth0", data)

@@ -96,6 +96,7 @@ def test_a_link_for_a_record(tmp_path: Path, victim: Path, kind: str, name: str)
         {"hostLink": "a/b"},
         {"hostLink": "\0"},
         {"parents": [".."]},
+        {"pool": {"driver": "host-local", "dataDir": "../../etc"}},
         {"ports": [{"protocol": 256, "hostPort": 80, "containerPort": 80, "hostIP": None}]},
         {"ports": [{"protocol": 6, "hostPort": 65536, "containerPort": 80, "hostIP": None}]},
         {"ports": [{"protocol": 6, "hostPort": 80, "containerPort": -1, "hostIP": None}]},
