@@ -52,7 +52,10 @@ def test_resting(endpoint: MakeEndpoint, one_address: Config, behind: int) -> No
     assert found and 0 < int(found[1]) <= 2 * REST
 
 
-@pytest.mark.parametrize("behind", [REST + 60, -(REST + 60), YEARS, -YEARS, time.time()], ids=str)
+_AGES = {"past": REST + 60, "future": -(REST + 60), "years": YEARS, "years ahead": -YEARS}
+
+
+@pytest.mark.parametrize("behind", [*_AGES.values(), time.time()], ids=[*_AGES, "1970"])
 def test_rested(endpoint: MakeEndpoint, one_address: Config, behind: float) -> None:
     """Farther away the address is free, be it that the clock began in 1970 or is years ahead."""
     old, new = endpoint(), endpoint()
