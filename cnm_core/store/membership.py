@@ -182,13 +182,15 @@ class Membership:
         """Have this host and the store forget an endpoint, the store when it is there again.
 
         `free` frees its addresses here and says which they were: all that the store has of
-        it then goes by one request.
+        it then goes by one request, unless a kill left only some of them.
         """
         path = self._pending(network, key)
         files.make_private(path.rpartition("/")[0])
         files.write_whole(path, "")
         try:
-            self.cluster.withdraw(network, self.node, key, free(key))
+            ips, view = free(key), self.known(network)
+            whole = view is not None and len(ips) == len(view.network.subnets)
+            self.cluster.withdraw(network, self.node, key, ips if whole else ())
         except (Unreachable, StateFailure):
             return  # it waits in the journal
         files.remove(path)

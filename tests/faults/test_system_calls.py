@@ -426,6 +426,17 @@ def test_half_written(place: Place, tmp_path: Path, syscall: str, about: str) ->
         place.nothing_half_written()
 
 
+@pytest.mark.parametrize("chain", ["overlay"])
+def test_one_address_freed(place: Place, tmp_path: Path) -> None:
+    """A DEL that is killed between two addresses leaves none of them in the store."""
+    for at in _points(place, "DEL", tmp_path):
+        if at.syscall == "unlink" and "/networks/blue/" in at.arguments:
+            _prepare(place, "DEL")
+            assert strace.killed(place.victim.last, "DEL", place.victim.configs[-1], at)
+            place.victim.delete()
+            place.nothing_left()
+
+
 @pytest.mark.parametrize("chain", ["bridge"])
 def test_refused_for_good(place: Place, tmp_path: Path) -> None:
     """What an ADD cannot take back either stays in its record, for DEL."""
