@@ -14,6 +14,7 @@ from tests import iproute
 MS_RDONLY, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 32, 4096, 16384, 1 << 18
 _EMPTY = ("/run", "/var/lib", "/tmp", "/dev", "/sys", "/etc/cni", "/etc/docker")
 SANDBOX = "/run/netns/fuzz"
+_ROOT = Path(__file__).parents[2]
 
 
 def enter(kept: Path) -> None:
@@ -23,15 +24,20 @@ def enter(kept: Path) -> None:
     os.chdir(kept)
     _mount("/proc/sys/net", "/proc/sys/net", None, MS_BIND)
     writable = {str(kept), "/proc/sys/net"}
+    repository = os.open(_ROOT, os.O_PATH)
     for path in _EMPTY:
         if Path(path).is_dir():
             _mount("tmpfs", path, "tmpfs", 0)
             writable.add(path)
+    if not _ROOT.exists():  # it was below one of them
+        _ROOT.mkdir(parents=True)
+        _mount(f"/proc/self/fd/{repository}", str(_ROOT), None, MS_BIND)
+    os.close(repository)
     for line in Path("/proc/self/mounts").read_text().splitlines():
         path = line.split()[1].encode().decode("unicode_escape")
         if path not in writable:
             _make_read_only(path)
-    for path in ("/etc", str(Path(__file__).parent), "/proc/sys/kernel"):
+    for path in ("/etc", str(_ROOT), "/proc/sys/kernel"):
         assert os.statvfs(path).f_flag & os.ST_RDONLY, f"{path} can be written to"
     os.mknod("/dev/null", 0o20666, os.makedev(1, 3))
     renew()
