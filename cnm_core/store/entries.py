@@ -20,7 +20,7 @@ Keys, all below ``cnm/v1/<cluster>/`` in a store of many clusters:
 Members of an object that a value is may be added at any time; whoever does not know them leaves
 them. What of a network's must not be left so, such as how its hosts reach each other, is named in
 a list ``needs``, and whoever does not know all of that has no part in the network; this version
-knows no such names. What makes no sense is a StateFailure.
+knows of "esp" only. What makes no sense is a StateFailure.
 """
 
 from cnm_core import json
