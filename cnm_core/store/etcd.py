@@ -198,7 +198,7 @@ class EtcdStore:
         return Change(entry.key, value, entry.revision)
 
     def _call(
-        self, target: str, question: dict[str, object], *, expected: int = -1
+        self, target: str, question: dict[str, object], *, expected: int | None = None
     ) -> dict[str, object]:
         """The answer to a question, of the first server that gives one.
 

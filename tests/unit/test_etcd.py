@@ -70,6 +70,12 @@ def test_senseless_answers(store: Callable[..., EtcdStore], answer: Answer) -> N
         store(lambda _: answer).range("a/")
 
 
+def test_a_code_that_no_error_has(store: Callable[..., EtcdStore]) -> None:
+    """No error counts as one that the caller expects where it expects none."""
+    with pytest.raises(Unreachable):
+        store(lambda _: (500, {"code": -1})).get("a")
+
+
 @pytest.mark.parametrize(
     "answer",
     [(200, {"kvs": [{"key": "é"}]}), (200, {"kvs": [{"key": "A"}]}), (200, {"kvs": [{"key": 5}]})],
