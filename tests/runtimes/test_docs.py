@@ -81,8 +81,11 @@ def test_getting_started() -> None:
 def test_walkthrough() -> None:
     """Three hosts, from the first link to the last; etcd and agents end in any case."""
     processes = "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT"
-    left = "ip -o link; ls /run/netns"
-    done = in_sandbox(f"{processes}\n{commands_of(WALKTHROUGH)}\nset +x\necho LEFT; {left}")
+    # The kernel takes a namespace's links some time after its name (cleanup_net in
+    # net/core/net_namespace.c).
+    gone = "for _ in {1..300}; do ip -o link | grep -q ': port' || break; sleep 0.1; done"
+    left = f"{gone}; echo LEFT; ip -o link; ls /run/netns"
+    done = in_sandbox(f"{processes}\n{commands_of(WALKTHROUGH)}\nset +x\n{left}")
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
     assert done.stdout.count("1 received") == 6 and done.stdout.count("\nnot now\n") == 1
     *_, left_links = done.stdout.partition("LEFT\n")
