@@ -20,6 +20,7 @@ from cnm_core.cli.main import Failure
 from cnm_core.errors import Error, StateFailure
 from cnm_core.store import files
 from cnm_core.store.endpoints import EndpointStore
+from cnm_core.store.entries import SharedNetwork
 from cnm_core.store.membership import Membership
 
 _PREFIX = "conflists/"
@@ -61,16 +62,28 @@ class Conflists:
         with Directory(self.directory) as directory:
             self.membership.cluster.check_schema()
             shared = self.membership.cluster.conflists()
+            networks = self.membership.cluster.networks()
+            self._forget(shared, {each.name for each in networks})
             present = {each.name: each for each in directory.read()[0]}
-            for document in self._documents(shared):
+            for document in self._documents(networks, shared):
                 self._have(directory, present.get(document["name"]), document)
             for name, network in present.items():
                 if name not in shared and overlay_file.is_of(network, self.keys):
                     self._remove(directory, network)
 
-    def _documents(self, shared: dict[str, str]) -> Iterator[dict[str, Any]]:
+    def _forget(self, shared: dict[str, str], networks: set[str]) -> None:
+        """Take what the store has of files whose networks are gone as gone, and out of it."""
+        for name in shared.keys() - networks:
+            # A network that makes no sense is one all the same: the store decides.
+            if self.membership.cluster.forget_conflist(name):
+                del shared[name]
+                self.report.say("conflist-forgotten", network=name)
+
+    def _documents(
+        self, networks: list[SharedNetwork], shared: dict[str, str]
+    ) -> Iterator[dict[str, Any]]:
         """The files that make sense; one that does not stays as it is."""
-        for network in self.membership.cluster.networks():
+        for network in networks:
             if network.name in shared:
                 try:
                     yield overlay_file.document(network, shared[network.name], self.keys)

@@ -201,6 +201,11 @@ class Cluster:
         known = Unchanged(f"networks/{network.name}", network.revision)
         self._commit((known, Unchanged(key)), (Put(key, content),))
 
+    def forget_conflist(self, network: str) -> bool:
+        """Have no host have a file of a network that is gone; False where it is there."""
+        gone = Unchanged(f"networks/{network}")
+        return self._commit((gone,), (Delete(f"conflists/{network}"),)) is not None
+
     def delete_network(self, network: SharedNetwork) -> None:
         """Forget a network. Raises NotAvailable while a host has endpoints on it."""
         endpoints = self.endpoints(network.name)

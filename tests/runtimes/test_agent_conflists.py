@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cnm_core.config.overlay import overlay_config
+from cnm_core.store.membership import open_membership
 from tests import cni
 from tests.commands import IN_THE_WAY, NOT_FOUND, Cnm
 from tests.hosts import Host, Sandboxes, cluster
@@ -180,3 +182,41 @@ def test_in_use(hosts: list[Host], both: list[Cnm], netns: Sandboxes) -> None:
     hosts[1].stop_agent()
     hosts[1].start_agent()
     await_file(hosts[1], there=False)
+
+
+def test_network_gone(hosts: list[Host], both: list[Cnm], netns: Sandboxes) -> None:
+    """What the store has of a file goes with its network, though a version forgot to remove it."""
+    first, second = both
+    first.run(*CREATE, "--label", "tier=db", "blue")
+    path = await_file(hosts[1])
+    one, config = netns(), network_of(second)
+    hosts[1].add(one, config)
+    hosts[1].stop_agent()
+    for key in ("networks/blue", "vnis/4097"):
+        hosts[0].etcd.delete(key)
+    hosts[1].start_agent()
+    hosts[1].await_event("conflist-forgotten")
+    hosts[1].await_event("conflist-in-use")
+    assert not hosts[0].etcd.keys("conflists/")
+    assert path.exists()
+    hosts[1].delete(one, config)
+    hosts[1].stop_agent()
+    hosts[1].start_agent()
+    await_file(hosts[1], there=False)
+    # Nothing of it comes back with another network of that name.
+    first.run("network", "rm", "blue")
+    first.run(*CREATE, "blue")
+    await_file(hosts[1])
+    assert second.inspect("blue")["Labels"] == {}
+
+
+def test_network_back(hosts: list[Host], both: list[Cnm]) -> None:
+    """A network that has come back since somebody looked keeps what the store has of its file."""
+    first, _ = both
+    shared = open_membership(overlay_config(hosts[0].network()), print).cluster
+    first.run(*CREATE, "blue")
+    assert not shared.forget_conflist("blue")
+    assert list(shared.conflists()) == ["blue"]
+    hosts[0].etcd.delete("networks/blue")
+    assert shared.forget_conflist("blue")
+    assert not shared.conflists()
