@@ -3,6 +3,9 @@
 from cnm_core.errors import InvalidNetworkConfig
 from cnm_core.model import PublishedPort
 
+_LOOPBACK_6 = bytes(15) + b"\x01"
+_MAPPED = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
+
 
 def published_ports(config: dict[str, object]) -> tuple[PublishedPort, ...]:
     """The ports of runtimeConfig.portMappings. Raises InvalidNetworkConfig."""
@@ -14,10 +17,16 @@ def published_ports(config: dict[str, object]) -> tuple[PublishedPort, ...]:
     mappings = _conventional(runtime["portMappings"])
     decoded = ports_config({"runtimeConfig": {"portMappings": mappings}}).runtime_config
     ports = tuple(
-        PublishedPort(each.protocol, each.host_port, each.container_port, each.host_ip)
+        PublishedPort(each.protocol, each.host_port, each.container_port, _plain(each.host_ip))
         for each in decoded.port_mappings
     )
     for index, port in enumerate(ports):
+        if port.host_ip == _LOOPBACK_6:
+            raise InvalidNetworkConfig(
+                f"runtimeConfig.portMappings[{index}].hostIP: ::1 cannot be published: the kernel "
+                "leads no connection from there to a container",
+                details="publish the port on 127.0.0.1",
+            )
         for earlier in ports[:index]:
             if _clash(earlier, port):
                 raise InvalidNetworkConfig(
@@ -40,6 +49,11 @@ def _conventional(mappings: object) -> object:
         else each
         for each in mappings
     ]
+
+
+def _plain(ip: bytes | None) -> bytes | None:
+    """An IPv4 address in IPv6's form as what it is, which Go never tells apart."""
+    return ip[12:] if ip is not None and ip.startswith(_MAPPED) else ip
 
 
 def _clash(one: PublishedPort, other: PublishedPort) -> bool:

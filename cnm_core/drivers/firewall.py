@@ -83,7 +83,8 @@ class Firewall:
         family = family_of(subnet.ip)
         element = self._network(family, subnet)
         if element is not None and not rules.may_replace(element, policy):
-            raise _overlap(subnet, element.comment)
+            words = element.comment
+            raise _overlap(subnet, f"network {words.rpartition(': ')[2]}")
         same = element is not None and element.comment == rules.words(policy)
         if same and self._has(family, rules.network_uses(policy)):
             return
@@ -132,7 +133,12 @@ class Firewall:
             nft.commit(self._socket, rules.without_network(family, policy, found))
 
     def publish(self, ports: tuple[PublishedPort, ...], target: Target) -> None:
-        """Lead the ports to the target. Raises AddressInUse with the holder of a taken one."""
+        """Lead the ports to the target.
+
+        Raises AddressInUse with the holder of a taken one, InvalidNetworkConfig for one of a
+        host's address whose IP version the target does not have.
+        """
+        _refuse_other_version(ports, target)
         wanted = _elements(ports, target)
         additions = [
             nft.add_elements(family, TABLE, name, [element], exclusive=True)
@@ -297,6 +303,19 @@ class Firewall:
                     f"{_port_in(name, element)} is already published by {_holder(present)}",
                     details="publish another port of the host, or remove that container first",
                 )
+
+
+def _refuse_other_version(ports: tuple[PublishedPort, ...], target: Target) -> None:
+    lengths = {len(ip) for ip in target.ips}
+    for port in ports:
+        if port.host_ip and any(port.host_ip) and len(port.host_ip) not in lengths:
+            version = 4 if len(port.host_ip) == 4 else 6
+            raise InvalidNetworkConfig(
+                f"runtimeConfig.portMappings: port {port.host_port} of {format_ip(port.host_ip)} "
+                f"leads nowhere: {target.key} has no IPv{version} address",
+                details="publish it on another address of the host, or give the network a subnet "
+                "of that version",
+            )
 
 
 def _overlap(subnet: Address, holder: str) -> InvalidNetworkConfig:

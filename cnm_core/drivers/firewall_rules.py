@@ -1,6 +1,6 @@
 """The rules themselves, as data: what a chain has, and the requests that make it so."""
 
-from cnm_core.inet import Address, format_ip, parse_subnet
+from cnm_core.inet import Address, format_ip, parse_ip, parse_subnet
 from cnm_core.kernel import expressions as ex
 from cnm_core.kernel import nftables as nft
 from cnm_core.kernel.netlink import Request
@@ -14,6 +14,7 @@ BY_SUBNET = ("networks", "forward_to")
 JUMPS = {"networks": True, "forward_to": True, "forward_from": False}
 _MULTICAST = {"ip": parse_subnet("224.0.0.0/4"), "ip6": parse_subnet("ff00::/8")}
 _LOOPBACK = parse_subnet("127.0.0.0/8")
+_LOOPBACK_6 = parse_ip("::1")
 # What the comment of an element begins with that is there for published ports only.
 _PORTS = "ports of "
 _WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
@@ -121,6 +122,11 @@ def base_rules(family: str) -> "dict[str, Rules]":
         # Keep others from the host's own 127.0.0.0/8, which route_localnet would let in.
         not_lo = [ex.meta("iifname"), ex.cmp(ex.ifname("lo"), equal=False)]
         chains["raw"] = [[*not_lo, *_in_subnet("ip daddr", _LOOPBACK), ex.verdict("drop")]]
+    else:
+        # IPv6 has no route_localnet: an answer never gets back to ::1 (rt6_need_strict). Who
+        # calls localhost is refused there at once, and tries 127.0.0.1.
+        other = [ex.payload("ip6 daddr"), ex.cmp(_LOOPBACK_6, equal=False)]
+        chains["output"] = [[*other, *to_host]]
     return chains
 
 

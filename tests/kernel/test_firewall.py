@@ -681,6 +681,46 @@ def test_port_of_127_0_0_1(endpoint: MakeEndpoint, outside: Netns, blue: Config)
                 assert caller(client, service, address, 8080, seconds=NO_WAIT) is None
 
 
+def test_localhost_of_ipv6(endpoint: MakeEndpoint, blue: Config) -> None:
+    """::1 refuses at once, so that who calls localhost goes on to 127.0.0.1."""
+    server = endpoint()
+    server.add(publishing(blue, mapping(8080, 80)))
+    with serving(server.netns, "tcp", 80) as service, calling(HOST, "tcp") as make:
+        near = make("::1")
+        near.settimeout(WAIT)
+        with pytest.raises(ConnectionRefusedError):
+            near.connect(("::1", 8080))
+        assert caller(HOST, service, "127.0.0.1", 8080)
+        assert caller(HOST, service, GATEWAY[6], 8080)
+
+
+def test_port_of_an_ipv4_address_in_ipv6(endpoint: MakeEndpoint, blue: Config) -> None:
+    """An IPv4 address is one in any spelling."""
+    config = publishing(blue, mapping(8080, 80, "tcp", "::ffff:192.0.2.1"))
+    result = endpoint().add(config)
+    v4 = cni.addresses(result)[0]
+    assert published() == {"ip 192.0.2.1 . tcp . 8080": f"{v4} . 80"}
+
+
+@pytest.mark.parametrize("host_ip", ["2001:db8::1", "::", None], ids=str)
+def test_port_of_a_version_without_address(
+    endpoint: MakeEndpoint, snapshot: TakeSnapshot, blue: Config, host_ip: str | None
+) -> None:
+    """A port of a host's address that leads nowhere is refused; one of all addresses is not."""
+    only4 = blue | {"ipam": cni.host_local("10.1.0.0/24")}
+    endpoint().add(only4)
+    eth0 = endpoint()
+    before = snapshot(eth0.netns)
+    config = publishing(only4, mapping(8080, 80, "tcp", host_ip))
+    if host_ip != "2001:db8::1":
+        eth0.add(config)
+        return
+    error = eth0.call("ADD", config).error(INVALID_CONFIG)
+    assert "port 8080 of 2001:db8::1" in error["msg"]
+    assert "no IPv6 address" in error["msg"]
+    assert snapshot(eth0.netns) == before
+
+
 @pytest.mark.parametrize(("host_ip", "family"), [("0.0.0.0", 4), ("::", 6)])
 def test_port_of_one_family(
     endpoint: MakeEndpoint, outside: Netns, blue: Config, host_ip: str, family: int
@@ -901,6 +941,7 @@ def test_delete_of_one_interface(endpoint: MakeEndpoint, blue: Config, green: Co
         ("hostIP", "192.0.2.256"),
         ("hostIP", "192.0.2.0/24"),
         ("hostIP", "fe80::1%eth0"),
+        ("hostIP", "::1"),
     ],
 )
 def test_bad_mappings(
@@ -1204,7 +1245,8 @@ def test_overlapping_subnets(endpoint: MakeEndpoint, snapshot: TakeSnapshot, blu
     before = snapshot(eth0.netns).rules
     overlapping = numbered(blue, "green", 2) | {"ipam": cni.host_local("10.1.0.0/16")}
     error = eth0.call("ADD", overlapping).error(INVALID_CONFIG)
-    assert "10.1.0.0/16" in error["msg"]
+    bridge = blue["bridge"]
+    assert error["msg"] == f"subnet 10.1.0.0/16 overlaps with that of network blue on {bridge}"
     assert snapshot(eth0.netns).rules == before
     assert eth0.netns.links().keys() == {"lo"}
     assert not cni.leases("green")
@@ -1670,7 +1712,7 @@ def test_reload_of_all_tables(
     endpoint: MakeEndpoint, netns: Callable[[], Netns], blue: Config, tmp_path: Path
 ) -> None:
     """The table of source checks beside the others."""
-    config = publishing(blue | {"macspoofchk": True}, *PORTS, mapping(53, 53, "udp", "::1"))
+    config = publishing(blue | {"macspoofchk": True}, *PORTS, mapping(53, 53, "udp", "2001:db8::1"))
     eth0 = endpoint()
     result = eth0.add(config)
     assert {("ip", "cnm"), ("ip6", "cnm"), ("bridge", "cnm")} == set(tables())
