@@ -13,7 +13,9 @@ from cnm_core.errors import (
     InterfaceExists,
     NotAvailable,
     StateFailure,
+    attempt,
     raise_all,
+    undo,
 )
 from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
@@ -145,7 +147,7 @@ class NetworkController:
             return endpoint
         except BaseException:
             # There is no link yet, but rules may have been restored by the new record.
-            _undo(self.detach, network.name, key, None, lambda _: ipam)
+            undo(self.detach, network.name, key, None, lambda _: ipam)
             raise
 
     def join(
@@ -162,11 +164,11 @@ class NetworkController:
             ended("sandbox")
             return attachment
         except InterfaceExists:  # it is somebody else's
-            _undo(self.delete_endpoint, network.name, endpoint.key, ipam)
+            undo(self.delete_endpoint, network.name, endpoint.key, ipam)
             raise
         except BaseException:
             # Where this fails too, the record stays, for DEL.
-            _undo(self.detach, network.name, endpoint.key, netns, lambda _: ipam)
+            undo(self.detach, network.name, endpoint.key, netns, lambda _: ipam)
             raise
 
     def leave(self, key: EndpointKey, endpoint: Endpoint | None, netns: Netns | None) -> None:
@@ -199,7 +201,7 @@ class NetworkController:
             endpoint = self.create_endpoint(network, key, sandbox, ipam, options)
             return self.join(network, endpoint, netns, ipam)
         except BaseException:
-            _undo(self._abandon, network)
+            undo(self._abandon, network)
             raise
 
     def detach(
@@ -280,27 +282,11 @@ class NetworkController:
         """
         failures: list[Error] = []
         for key in self._store.keys(network):
-            if key in valid:
-                continue
-            try:
-                endpoint = self.endpoint(network, key)
-                gone = endpoint is not None and is_of_another_boot(endpoint.sandbox.identity)
-                if not gone and self._store.is_young(network, key, grace_seconds):
-                    continue
-                netns = find_netns(endpoint.sandbox.netns) if endpoint else None
-                self.detach(network, key, netns, ipam_of)
-            except Error as error:
-                failures.append(error)
-        steps: list[Callable[[], None]] = [
-            lambda: self._collect_leftovers(network, valid),
-            lambda: ipam_of(None).collect(valid),
-            lambda: self._store.remove_half_written(network, grace_seconds),
-        ]
-        for step in steps:
-            try:
-                step()
-            except Error as error:
-                failures.append(error)
+            if key not in valid:
+                attempt(failures, self._collect_endpoint, network, key, ipam_of, grace_seconds)
+        attempt(failures, self._collect_leftovers, network, valid)
+        attempt(failures, lambda: ipam_of(None).collect(valid))
+        attempt(failures, self._store.remove_half_written, network, grace_seconds)
         raise_all(failures)
 
     def check_status(self, network: Network, ipam: "IpamDriver") -> None:
@@ -322,6 +308,20 @@ class NetworkController:
                     f'network "{network.name}" has {len(keys)} endpoints, {keys[0]} among them'
                 )
             self._driver.delete_network(network)
+
+    def _collect_endpoint(
+        self,
+        network: str,
+        key: EndpointKey,
+        ipam_of: "Callable[[Endpoint | None], IpamDriver]",
+        grace_seconds: int,
+    ) -> None:
+        """Remove an endpoint that is not valid, unless it is younger than the grace."""
+        endpoint = self.endpoint(network, key)
+        gone = endpoint is not None and is_of_another_boot(endpoint.sandbox.identity)
+        if gone or not self._store.is_young(network, key, grace_seconds):
+            netns = find_netns(endpoint.sandbox.netns) if endpoint else None
+            self.detach(network, key, netns, ipam_of)
 
     def _collect_leftovers(self, network: str, valid: "Collection[EndpointKey]") -> None:
         """What no record tells of; under the lock, since some of it is there before its parent."""
@@ -394,11 +394,3 @@ def _request(ipam: "IpamDriver", key: EndpointKey) -> Addressing:
     except AddressInUse:
         ipam.release(key)
         return ipam.request(key)
-
-
-def _undo(step: "Callable[..., None]", *arguments: object) -> None:
-    """Undo a step of something that failed."""
-    try:
-        step(*arguments)
-    except (Error, OSError):
-        pass  # the failure that is being undone says more; DEL undoes the rest

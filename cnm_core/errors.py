@@ -4,6 +4,10 @@ Codes 1 to 99 are the CNI specification's ("Error", spec 1.1.0; 8 is used by its
 reference library only); 100 and up are this project's own.
 """
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 # What to do about EMFILE and ENFILE.
 OPEN_FILES = "raise the runtime's limit of open files (ulimit -n), or fs.file-max"
 
@@ -141,6 +145,24 @@ class Reported(Error):
     def __init__(self, code: int, msg: str, *, details: str = "") -> None:
         super().__init__(msg, details=details)
         self.code = code
+
+
+def undo(step: "Callable[..., None]", *arguments: object) -> None:
+    """Do a step that undoes something that failed, as far as it can be done."""
+    try:
+        step(*arguments)
+    except (Error, OSError):
+        pass  # the failure that is being undone says more; DEL undoes the rest
+
+
+def attempt(
+    failures: list[Error], step: "Callable[..., object]", *arguments: object, **named: object
+) -> None:
+    """Do one of several independent steps; if it fails, that is for `raise_all` to tell."""
+    try:
+        step(*arguments, **named)
+    except Error as error:
+        failures.append(error)
 
 
 def raise_all(failures: list[Error]) -> None:

@@ -13,14 +13,12 @@ from cnm_core.errors import (
     Error,
     InvalidNetworkConfig,
     UnsupportedField,
+    attempt,
     raise_all,
+    undo,
 )
 from cnm_core.model import Addressing, Attachment, Endpoint, EndpointKey, Lease, Sandbox
 from cnm_core.store.endpoints import EndpointStore
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class PortmapPlugin:
@@ -47,7 +45,8 @@ class PortmapPlugin:
             try:
                 Portmap().publish(endpoint, state_dir, snat=options.snat)
             except BaseException:
-                self._undo(store, call.network, call.key)
+                # A kernel that did not answer may have done all of it.
+                undo(self._forget, store, call.network, call.key)
                 raise
         return document
 
@@ -81,36 +80,19 @@ class PortmapPlugin:
         store, of_network = _store(state_dir), EndpointStore(state_dir)
         failures: list[Error] = []
         for key in store.keys(call.network):
-            if key in valid:
-                continue
-            try:
-                self._forget(store, call.network, key)
-            except Error as error:
-                failures.append(error)
-        steps: list[Callable[[], None]] = [
-            lambda: Portmap().collect(
-                call.network,
-                lambda: {*valid, *store.keys(call.network), *of_network.keys(call.network)},
-            ),
-            lambda: store.remove_half_written(call.network, 0),
-        ]
-        for step in steps:
-            try:
-                step()
-            except Error as error:
-                failures.append(error)
+            if key not in valid:
+                attempt(failures, self._forget, store, call.network, key)
+
+        def known() -> set[EndpointKey]:
+            return {*valid, *store.keys(call.network), *of_network.keys(call.network)}
+
+        attempt(failures, lambda: Portmap().collect(call.network, known))
+        attempt(failures, store.remove_half_written, call.network, 0)
         raise_all(failures)
 
     def status(self, call: Invocation) -> None:
         """STATUS: an error where the configuration asks for what is not there."""
         _refuse_foreign(portmap_config(call.config))
-
-    def _undo(self, store: EndpointStore, network: str, key: EndpointKey) -> None:
-        """Undo an ADD that failed: a kernel that did not answer may have done all of it."""
-        try:
-            self._forget(store, network, key)
-        except (Error, OSError):
-            pass  # the failure that is being undone says more; DEL undoes the rest
 
     def _forget(self, store: EndpointStore, network: str, key: EndpointKey) -> None:
         try:

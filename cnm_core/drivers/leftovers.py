@@ -3,7 +3,7 @@
 from cnm_core.drivers.bridge import port_alias
 from cnm_core.drivers.firewall import Firewall
 from cnm_core.drivers.spoofcheck import SpoofCheck
-from cnm_core.errors import Error, raise_all
+from cnm_core.errors import Error, attempt, raise_all
 from cnm_core.kernel import link, nftables
 from cnm_core.kernel.netlink import Socket
 from cnm_core.model import EndpointKey
@@ -21,18 +21,11 @@ def collect(host: Socket, network: str, known: "Known") -> None:
     Each says whose it is: a link in its alias, an element in its comment. `known` is asked
     after the kernel. Goes on past failures and raises them together at the end.
     """
-    steps: list[Callable[[], None]] = [lambda: _collect_links(host, network, known)]
-    if nftables.available():
-        steps += [
-            lambda: Firewall().collect(network, known),
-            lambda: SpoofCheck().collect(network, known),
-        ]
     failures: list[Error] = []
-    for step in steps:
-        try:
-            step()
-        except Error as error:
-            failures.append(error)
+    attempt(failures, _collect_links, host, network, known)
+    if nftables.available():
+        attempt(failures, lambda: Firewall().collect(network, known))
+        attempt(failures, lambda: SpoofCheck().collect(network, known))
     raise_all(failures)
 
 

@@ -14,6 +14,7 @@ from cnm_core.errors import (
     PoolExhausted,
     StateFailure,
     TryAgainLater,
+    attempt,
     raise_all,
 )
 from cnm_core.inet import Address, format_ip, parse_ip, to_int, to_ip
@@ -112,10 +113,7 @@ class ClusterIpam:
         except (Unreachable, StateFailure) as error:
             failures.append(error)
         for key in stale:
-            try:
-                self.release(key)
-            except Error as error:
-                failures.append(error)
+            attempt(failures, self.release, key)
         raise_all(failures)
 
     def check_status(self) -> None:

@@ -11,6 +11,7 @@ from cnm_core.errors import (
     PoolExhausted,
     StateFailure,
     TryAgainLater,
+    attempt,
     raise_all,
 )
 from cnm_core.inet import Address, format_ip, parse_ip, to_int, to_ip
@@ -202,17 +203,11 @@ class HostLocal:
                     continue
                 if self._is_young(allocations.of(owner)) and not allocations.is_stale(owner):
                     continue
-                try:
-                    allocations.release(owner, rest_since=self._rest_since())
-                except Error as error:
-                    failures.append(error)
+                attempt(failures, allocations.release, owner, rest_since=self._rest_since())
             for ip in allocations.ownerless():
-                if self._is_young([ip]):
-                    continue
-                try:
-                    allocations.release_ownerless(ip, rest_since=self._rest_since())
-                except Error as error:
-                    failures.append(error)
+                if not self._is_young([ip]):
+                    release = allocations.release_ownerless
+                    attempt(failures, release, ip, rest_since=self._rest_since())
         raise_all(failures)
 
     def check_status(self) -> None:

@@ -20,7 +20,9 @@ from cnm_core.errors import (
     InvalidNetworkConfig,
     NotAvailable,
     StateFailure,
+    attempt,
     raise_all,
+    undo,
 )
 from cnm_core.inet import Address, format_ip, format_mac, parse_address, parse_ip
 from cnm_core.ipam import Request
@@ -83,7 +85,7 @@ class Remote:
             leases = self._lease(plugin, pools, key, mac)
             self._store.save_grant(key, Grant(mac, tuple(each.address for each in leases), True))
         except BaseException:
-            self._undo(key)
+            undo(self.release, key)
             raise
         self._settle(plugin, pools)
         routes = tuple(
@@ -120,13 +122,10 @@ class Remote:
             return
         plugin = self._plugin(pools.wanted.driver)
         self._settle(plugin, pools)
-        failures = []
+        failures: list[Error] = []
         for key in self._store.endpoints():
             if key not in valid:
-                try:
-                    self._release(plugin, key)
-                except Error as error:
-                    failures.append(error)
+                attempt(failures, self._release, plugin, key)
         self._retire(plugin)
         raise_all(failures)
 
@@ -418,12 +417,6 @@ class Remote:
         except Error as error:
             self._warn(error.msg)
         return True
-
-    def _undo(self, key: EndpointKey) -> None:
-        try:
-            self.release(key)
-        except Error:
-            pass  # what is being undone says more
 
     def _plugin(self, name: str) -> Plugin:
         return Plugin(name, self._options.timeout_seconds)
