@@ -147,7 +147,7 @@ class Policy(Record):
     bridge `below`, br_netfilter names the latter for what stays on it. `sources` are the
     addresses, one of a version at most, that masqueraded traffic gets; of the other version it
     gets that of the link it leaves by. `inner` is another link of the network, by which it is
-    routed on to other hosts.
+    routed on to other hosts; `subnets` are then what the hosts share.
     """
 
     network: str
@@ -158,6 +158,11 @@ class Policy(Record):
     internal: bool = False
     below: str = ""
     inner: str = ""
+    subnets: tuple[Address, ...] = ()
+
+    def subnet_of(self, address: Address) -> Address:
+        """What the policy holds for because of an address: all hosts' where they share it."""
+        return next((each for each in self.subnets if address.ip in each), address.network)
 
 
 class Endpoint(Record):

@@ -26,8 +26,6 @@ from cnm_core.store.membership import Membership
 _PREFIX = "conflists/"
 _COMPARE_SECONDS = 60.0
 _RETRY_SECONDS = 1.0
-# A conflist tells where etcd is and who asks, which is nobody's business but root's.
-_MODE = 0o600
 
 
 @dataclass
@@ -97,7 +95,7 @@ class Conflists:
         name = document["name"]
         if present is None:
             try:
-                path = directory.write(document, _MODE)
+                path = directory.write(document, overlay_file.MODE)
             except Failure as failure:  # a file of that name is another network's
                 self._say("conflist-in-the-way", network=name, error=failure.message)
                 return
@@ -106,7 +104,7 @@ class Conflists:
             self._say("conflist-in-the-way", network=name, path=str(present.path))
         elif present.by_agent and present.document != document:
             text = json.dumps(document, indent=2) + "\n"
-            files.replace(str(present.path), text, _MODE)
+            files.replace(str(present.path), text, overlay_file.MODE)
             self.report.say("conflist-written", network=name, path=str(present.path))
 
     def _remove(self, directory: Directory, network: Conflist) -> None:

@@ -137,6 +137,7 @@ class Follower:
                     stale.setdefault(network, []).append(gone)
             if change.value is not None:
                 self._take(change.key, change.value)
+        self._count()
         for network, keys in touched.items():
             view = self.membership.known(network)
             if view is not None:
@@ -150,17 +151,17 @@ class Follower:
         bridge, device = (link.find(self._host, name) for name in names)
         if bridge is None or device is None:
             return  # it comes with the next endpoint, or by the next comparison
-        if view.network.routed:
-            self._mend(view, self._networks.get(view.network.name, {}).values())
-            return
+        present = self._networks.get(view.network.name, {}).values()
         wanted = overlay.rows(view, bridge, device, fresh)
         unwanted = overlay.rows(view, bridge, device, stale)
         if view.network.floods and unwanted:
             # A host has one entry for everybody, whatever the number of its endpoints.
-            present = self._networks.get(view.network.name, {}).values()
             unwanted -= overlay.rows(view, bridge, device, present)
         try:
-            neighbour.apply(self._host, wanted, unwanted)
+            if view.network.routed:  # what a block has follows from all endpoints in it
+                overlay.reconcile(self._host, view, present)
+            else:
+                neighbour.apply(self._host, wanted, unwanted)
         except KernelRefused as error:
             self.report.say("failed", network=view.network.name, error=error.msg)
             self._look.set()
@@ -171,18 +172,23 @@ class Follower:
         self._pause = _COMPARE_SECONDS
         begun = time.thread_time()
         self._known = set(self.membership.networks())
-        self.report.endpoints = {}
+        self._count()
         member = self._join()
+        here: set[str] = set()
         for name in self._known:
             view = self.membership.known(name)
-            endpoints = self._networks.get(name, {}).values()
-            self.report.endpoints[name] = len(endpoints)
             if view is not None and link.find(self._host, overlay.bridge_name(view.network)):
+                here.add(name)
                 # Who is cut off goes first: its frames would have entries of its heir's moved.
                 self._republish(view, member)
-                self._mend(view, endpoints)
+                self._mend(view, self._networks.get(name, {}).values())
+        self.report.keep_cut_off(here)
         taken = time.thread_time() - begun
         self._due = time.monotonic() + max(self._pause, taken * _COMPARE_SHARE)
+
+    def _count(self) -> None:
+        """Report how many endpoints there are, of the networks that this host knows."""
+        self.report.endpoints = {name: len(self._networks.get(name, ())) for name in self._known}
 
     def _join(self) -> Member | None:
         """This host as the member that it is, also after it was fenced; None where it cannot be."""

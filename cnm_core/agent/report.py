@@ -5,7 +5,7 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from cnm_core.drivers.returned import Again, CutOff
@@ -79,7 +79,13 @@ class Report:
                 address = format_ip(each.ip)
                 fields = {"endpoint": str(each.key), "address": address, "holder": each.holder}
                 self.say("cut-off", network=network, **fields)
-        self.cut_off[network] = again.cut_off
+        # Another thread may be reading it.
+        self.cut_off = {**self.cut_off, network: again.cut_off}
+
+    def keep_cut_off(self, networks: Collection[str]) -> None:
+        """Note which networks have containers here: of others nobody is cut off any more."""
+        kept = {name: each for name, each in self.cut_off.items() if name in networks}
+        self.cut_off = kept
 
     def keep_lease(self) -> None:
         """Note that the lease is alive."""

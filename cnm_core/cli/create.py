@@ -9,7 +9,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
-from cnm_core.cli import create_overlay, drivers, options, output, pools
+from cnm_core.cli import create_overlay, drivers, options, output, overlay_file, pools
 from cnm_core.cli.agent_config import agent_option
 from cnm_core.cli.conflists import OURS, Conflist, Directory, exists, timestamp
 from cnm_core.cli.main import IN_THE_WAY, INVALID, Failure
@@ -162,8 +162,9 @@ def create(
         document = _document(wanted, plugin)
         _validate(document, networks)
         if wanted.driver == "overlay":
-            document = create_overlay.register(document)
-        directory.write(document)
+            directory.write(create_overlay.register(document), overlay_file.MODE)
+        else:
+            directory.write(document)
     click.echo(wanted.id)
     for missing in _missing(document["plugins"][0], path):
         output.warn(

@@ -16,6 +16,8 @@ from cnm_core.store.entries import SharedNetwork
 
 # In what is ours of a file: the cluster whose network it is, and whether the agent wrote it.
 CLUSTER, BY_AGENT = "cluster", "byAgent"
+# It tells where etcd is and who asks, which is nobody's business but root's.
+MODE = 0o600
 _SHARED = ("created", "labels", "internal")
 
 

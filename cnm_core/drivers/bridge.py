@@ -59,12 +59,13 @@ _DEFAULTS = (Address(bytes(4), 0), Address(bytes(16), 0))
 class Bridge:
     """The driver for one call: it keeps a socket, and the links once they have been seen.
 
-    `inner` is a link by which the network is routed on: its bridge then has several gateways.
-    `host_end` is the port that `join` made.
+    `inner` is a link by which the network is routed on to hosts that share `subnets`: its bridge
+    then has several gateways. `host_end` is the port that `join` made.
     """
 
     def __init__(self) -> None:
         self.inner = ""
+        self.subnets: tuple[Address, ...] = ()
         self.host_end: Link | None = None
         self._host = Socket()
         self._bridge: Link | None = None
@@ -137,7 +138,7 @@ class Bridge:
         bridge = link.find(self._host, options.bridge)
         if bridge is not None and bridge.mac == mac:
             if _needs_policy(options):
-                self._firewall().withdraw(_policy(network, self.inner))
+                self._firewall().withdraw(self._policy(network))
             link.delete_if_present(self._host, bridge.name)
 
     def _prepare(self, network: Network, bridge: Link, leases: tuple[Lease, ...]) -> None:
@@ -173,9 +174,7 @@ class Bridge:
                 port.replace(host_ip=host_ip) if port.host_ip is None else port
                 for port in endpoint.ports
             ),
-            policy=_policy(network, self.inner)
-            if _needs_policy(_options(network), endpoint)
-            else None,
+            policy=self._policy(network) if _needs_policy(_options(network), endpoint) else None,
         )
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
@@ -315,7 +314,7 @@ class Bridge:
         """Delete the bridge if this network made it."""
         options = _options(network)
         if _needs_policy(options):
-            self._firewall().withdraw(_policy(network, self.inner))
+            self._firewall().withdraw(self._policy(network))
         bridge = link.find(self._host, options.bridge)
         if bridge is not None and bridge.alias == _alias(network.name):
             link.delete_if_present(self._host, bridge.name)  # and what is on top of it
@@ -349,8 +348,23 @@ class Bridge:
     def _apply_policy(self, network: Network, leases: tuple[Lease, ...]) -> None:
         if self._firewall().prepare({lease.address.version for lease in leases}):
             self._restore(network)
+        policy = self._policy(network)
         for lease in leases:
-            self._firewall().apply(_policy(network, self.inner), lease.address.network)
+            self._firewall().apply(policy, policy.subnet_of(lease.address))
+
+    def _policy(self, network: Network) -> Policy:
+        options = _options(network)
+        return Policy(
+            network=network.name,
+            bridge=_carrier_name(options),
+            below=options.bridge if _carrier_name(options) != options.bridge else "",
+            masquerade=options.ip_masq,
+            sources=tuple(each for each in (options.host_ipv4, options.host_ipv6) if each),
+            isolated=options.ip_masq if options.isolation is None else options.isolation,
+            internal=options.internal,
+            inner=self.inner,
+            subnets=self.subnets,
+        )
 
     def _restore(self, network: Network) -> None:
         from cnm_core.drivers.restore import restore
@@ -391,8 +405,9 @@ class Bridge:
     ) -> list[Drift]:
         from cnm_core.drivers.firewall import Target
 
-        subnets = [lease.address.network for lease in leases]
-        found = self._firewall().drift(_policy(network, self.inner), subnets)
+        policy = self._policy(network)
+        subnets = [policy.subnet_of(lease.address) for lease in leases]
+        found = self._firewall().drift(policy, subnets)
         if endpoint is not None:
             found += self._firewall().port_drift(endpoint.ports, Target.of(endpoint))
             if _publishes_ipv4(endpoint) and not _loopback_leaves(_carrier_name(_options(network))):
@@ -564,20 +579,6 @@ def _needs_policy(options: BridgeConfig, endpoint: Endpoint | None = None) -> bo
     """Whether the network's traffic, or the endpoint's, concerns the firewall."""
     ports = endpoint is not None and bool(endpoint.ports)
     return bool(options.ip_masq or options.isolation or options.internal or ports)
-
-
-def _policy(network: Network, inner: str) -> Policy:
-    options = _options(network)
-    return Policy(
-        network=network.name,
-        bridge=_carrier_name(options),
-        below=options.bridge if _carrier_name(options) != options.bridge else "",
-        masquerade=options.ip_masq,
-        sources=tuple(each for each in (options.host_ipv4, options.host_ipv6) if each),
-        isolated=options.ip_masq if options.isolation is None else options.isolation,
-        internal=options.internal,
-        inner=inner,
-    )
 
 
 def _kind(of: Link) -> str:

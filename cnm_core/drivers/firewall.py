@@ -88,11 +88,7 @@ class Firewall:
         same = element is not None and element.comment == rules.words(policy)
         if same and self._has(family, rules.network_uses(policy)):
             return
-        present = [
-            name
-            for name in rules.BY_SUBNET
-            if nft.find_element(self._socket, family, TABLE, name, subnet.ip)
-        ]
+        present = {name: self._present(family, name, policy, subnet) for name in rules.BY_SUBNET}
         self._commit_subnet(rules.network(family, policy, subnet, present), subnet)
 
     def prepare(self, versions: "Collection[int]" = (4, 6)) -> bool:
@@ -288,6 +284,14 @@ class Firewall:
         """Have UDP flows to containers follow the removal of their ports."""
         udp = {_leads_to(each) for _, name, each in elements if _host_port(name, each)[1] == UDP}
         conntrack.forget(self._socket, UDP, conntrack.RESPONDER, udp)
+
+    def _present(self, family: str, name: str, policy: Policy, subnet: Address) -> list[Element]:
+        """What a map has for a subnet; earlier versions have it for some blocks of a shared one."""
+        if policy.subnets:
+            found = nft.elements(self._socket, family, TABLE, name, interval=True)
+            return [each for each in found if each.key in subnet and rules.is_of(each, policy)]
+        element = nft.find_element(self._socket, family, TABLE, name, subnet.ip)
+        return [element.replace(last=subnet.last)] if element else []
 
     def _network(self, family: str, subnet: Address) -> Element | None:
         return nft.find_element(self._socket, family, TABLE, "networks", subnet.ip)

@@ -36,7 +36,7 @@ BASE_USES = {
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Mapping, Sequence
 
     Rules = list[list[bytes]]
 
@@ -47,7 +47,8 @@ def words(policy: Policy) -> str:
     if policy.masquerade:
         nat = " ".join(["masquerade", *map(format_ip, policy.sources)])
     reach = "internal" if policy.internal else "isolated" if policy.isolated else "open"
-    return ex.comment(f"{nat}, {reach}: {policy.network} on {policy.bridge}")
+    links = " and ".join(filter(None, (policy.bridge, policy.inner)))
+    return ex.comment(f"{nat}, {reach}: {policy.network} on {links}")
 
 
 def family_of(ip: bytes) -> str:
@@ -159,18 +160,22 @@ def may_replace(element: Element, policy: Policy) -> bool:
 
 
 def network(
-    family: str, policy: Policy, subnet: Address, present: "Collection[str]"
+    family: str, policy: Policy, subnet: Address, present: "Mapping[str, Sequence[Element]]"
 ) -> list[Request]:
     """The chains of a network and the elements that lead to them, made anew.
 
-    `present` are the maps that have an element for the subnet, which goes.
+    `present` are the elements that maps have for the subnet, which go.
     """
     comment, last = words(policy), subnet.last
     to_subnet = {
         "networks": Element(subnet.ip, nat_jump(policy), comment, last=last),
         "forward_to": Element(subnet.ip, f"goto {_to_chain(policy)}", comment, last=last),
     }
-    requests = [nft.delete_elements(family, TABLE, name, [to_subnet[name]]) for name in present]
+    requests = [
+        nft.delete_elements(family, TABLE, name, [each])
+        for name, elements in present.items()
+        for each in elements
+    ]
     for chain, rules in network_rules(family, policy).items():
         requests += [nft.add_chain(family, TABLE, chain), nft.flush_chain(family, TABLE, chain)]
         requests += [nft.add_rule(family, TABLE, chain, rule) for rule in rules]
@@ -207,12 +212,20 @@ def without_network(
     family: str, policy: Policy, found: "dict[str, list[Element]]"
 ) -> list[Request]:
     """Take away what `network` made, of the elements that were found."""
-    chains = [nat_chain(policy), _to_chain(policy), _from_chain(policy)]
     requests = []
     for name, elements in found.items():
-        ours = [each for each in elements if str(each.data).partition(" ")[2] in chains]
+        ours = [each for each in elements if is_of(each, policy)]
         requests.append(nft.delete_elements(family, TABLE, name, ours))
-    return [*requests, *(nft.delete_chain(family, TABLE, chain) for chain in chains)]
+    return [*requests, *(nft.delete_chain(family, TABLE, chain) for chain in _chains(policy))]
+
+
+def is_of(element: Element, policy: Policy) -> bool:
+    """Whether an element leads to a chain of the policy's network."""
+    return str(element.data).partition(" ")[2] in _chains(policy)
+
+
+def _chains(policy: Policy) -> tuple[str, str, str]:
+    return nat_chain(policy), _to_chain(policy), _from_chain(policy)
 
 
 def turning_back(family: str, network: str, subnet: Address) -> list[Request]:

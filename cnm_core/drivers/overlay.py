@@ -282,7 +282,9 @@ class Overlay:
         """The network as the bridge driver has it on this host."""
         known = self._view(network).network
         outside = not known.internal
-        self._bridge.inner = device_name(known) if known.routed else ""
+        if known.routed:
+            self._bridge.inner = device_name(known)
+            self._bridge.subnets = tuple(each.address for each in known.subnets)
         options = BridgeConfig(
             bridge=bridge_name(known),
             is_gateway=outside or known.routed,

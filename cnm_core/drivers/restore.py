@@ -37,7 +37,7 @@ def _apply(firewall: Firewall, endpoint: Endpoint) -> None:
     for lease in endpoint.addressing.leases:
         firewall.prepare((lease.address.version,))
         try:
-            firewall.apply(endpoint.policy, lease.address.network)
+            firewall.apply(endpoint.policy, endpoint.policy.subnet_of(lease.address))
         except InvalidNetworkConfig:
             pass  # another network has the subnet by now
 

@@ -221,6 +221,7 @@ def _encode_policy(policy: Policy) -> dict[str, object]:
         "internal": policy.internal,
         "below": policy.below,
         "inner": policy.inner,
+        "subnets": [str(subnet) for subnet in policy.subnets],
     }
 
 
@@ -234,4 +235,5 @@ def _decode_policy(network: str, fields: "dict[str, Any]") -> Policy:
         internal=fields["internal"] is True,
         below=str(fields["below"]),
         inner=str(fields.get("inner", "")),
+        subnets=tuple(parse_address(subnet) for subnet in fields.get("subnets", ())),
     )

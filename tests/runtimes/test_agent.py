@@ -191,13 +191,31 @@ def test_one_request(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
     assert etcd.requests() == before + 2
 
 
+@pytest.mark.parametrize("mode", ["l2", "l3"])
+def test_counted_at_once(hosts: list[Host], endpoints: Endpoints, mode: str) -> None:
+    """A host counts the endpoints of others as they come and go, and none of that as mended."""
+    for host in hosts:
+        host.overrides["mode"] = mode
+    endpoints.add(hosts[0])
+    address = endpoints.add(hosts[1])
+    await_count(hosts[0], 2)
+    endpoints.delete(address)
+    await_count(hosts[0], 1)
+    assert "\ncnm_agent_mended_entries_total 0\n" in hosts[0].get("/metrics")[1]
+
+
+def await_count(host: Host, count: int) -> None:
+    """Wait until a host's metrics have so many endpoints."""
+    deadline = time.monotonic() + _PATIENCE
+    while f'cnm_agent_endpoints{{network="blue"}} {count}' not in host.get("/metrics")[1]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_metrics(hosts: list[Host], endpoints: Endpoints) -> None:
     """Prometheus' text has the network with its endpoints."""
     endpoints.add(hosts[0])
-    deadline = time.monotonic() + _PATIENCE
-    while 'cnm_agent_endpoints{network="blue"} 1' not in hosts[0].get("/metrics")[1]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    await_count(hosts[0], 1)
     text = hosts[0].get("/metrics")[1]
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#")
     for name in ("store_up", "lease_up"):

@@ -202,6 +202,7 @@ def test_two_hosts(hosts: list[Host], both: list[Cnm], netns: Sandboxes) -> None
     for key in ("vni", "port", "mtu", "subnets"):
         assert first.plugin("blue")[key] == second.plugin("blue")[key]
     assert second.plugin("blue")["store"] == {"endpoints": [hosts[1].etcd.url]}
+    assert (first.networks / "90-blue.conflist").stat().st_mode & 0o777 == 0o600
     one, other = netns(), netns()
     first.add("blue", one)
     # Not by cnitool: its cache would be both hosts'.

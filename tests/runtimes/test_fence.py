@@ -132,6 +132,20 @@ def test_free_again(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
     eventually(lambda: back.check(one, result).code == 0)
 
 
+def test_cut_off_no_more(hosts: list[Host], netns: Sandboxes) -> None:
+    """Of an endpoint that was cut off nothing is counted once it is removed, and its bridge."""
+    back, other, _ = hosts
+    one = netns()
+    address = cni.addresses(back.add(one))[0]
+    other.cnm().run("node", "fence", "-f", "host-1")
+    other.add(netns(), other.network(args={"cni": {"ips": [address]}}))
+    back.start_agent()
+    counted = 'cnm_agent_cut_off_endpoints{network="blue"}'
+    eventually(lambda: f"{counted} 1" in back.get("/metrics")[1])
+    back.delete(one)
+    eventually(lambda: f"{counted} 1" not in back.get("/metrics")[1])
+
+
 def test_gone_meanwhile(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
     """What is removed while a host is fenced does not come back with it."""
     back, other, _ = hosts

@@ -14,7 +14,7 @@ import pytest
 from tests import cni
 from tests.commands import IN_THE_WAY, INVALID
 from tests.hosts import Host, Sandboxes, cluster
-from tests.iproute import Netns
+from tests.iproute import HOST, Netns
 
 _PATIENCE = 20  # seconds
 _PORT = 7777
@@ -311,6 +311,56 @@ def test_routed_ways_out(routed: list[Host], netns: Sandboxes) -> None:
     assert not sandbox.reaches(ip_of(result))
     config = routed[0].network("red", prevResult=result, **internal)
     routed[0].call("CHECK", config, one).silent()
+
+
+def first_heard(server: Netns, address: str, *clients: Netns) -> str:
+    """Whose datagram comes first to a container, of clients that send one after another."""
+    with server.entered():
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with udp:
+        udp.bind(("", _PORT))
+        udp.settimeout(_PATIENCE)
+        for number, client in enumerate(clients):
+            send(client, address, b"%d" % number)
+        return clients[int(udp.recvfrom(9)[0])].name
+
+
+@pytest.mark.parametrize("internal", [False, True])
+def test_routed_is_closed(routed: list[Host], netns: Sandboxes, internal: bool) -> None:
+    """Nothing but published ports is let in: not by another host, which routes the block."""
+    closed = {"internal": internal}
+    here, there, stranger = netns(), netns(), netns()
+    routed[0].add(here, routed[0].network(**closed))
+    address = ip_of(routed[1].add(there, routed[1].network(**closed)))
+    routed[0].add(netns(), routed[0].network(**closed))  # which is told of the other host by it
+    other = routed[0].network("green", mode="l2", subnets=[{"subnet": "10.8.0.0/24"}])
+    routed[0].add(stranger, other)
+    assert first_heard(there, address, stranger, here) == here.name
+    HOST.ip("route", "add", address, "via", routed[0].address)
+    assert first_heard(there, address, HOST, here) == here.name
+    assert here.reaches(address)
+
+
+def test_routed_by_an_earlier_version(routed: list[Host], netns: Sandboxes) -> None:
+    """What that had in nftables, for blocks in place of the subnet, goes with the next ADD."""
+    sandbox = netns()
+    result = routed[0].add(sandbox)
+
+    def nft(command: str) -> None:
+        routed[0].netns.run(["nft", command])
+
+    for name, chain in (("networks", "nat-blue"), ("forward_to", "to-blue")):
+        nft(f"delete element ip cnm {name} {{ 10.7.0.0/24 }}")
+        for block in ("10.7.0.0/27", "10.7.0.64/27"):
+            comment = "masquerade, isolated: blue on ov-001001"
+            element = f'{block} comment "{comment}" : goto {chain}'
+            nft(f"add element ip cnm {name} {{ {element} }}")
+    error = routed[0].check(sandbox, result).error(105)
+    assert "10.7.0.0/24" in error["msg"]
+    routed[0].add(netns())
+    routed[0].check(sandbox, result).silent()
+    ruleset = routed[0].netns.run(["nft", "list", "map", "ip", "cnm", "forward_to"])
+    assert "10.7.0.0/24" in ruleset and "/27" not in ruleset
 
 
 def ip_of_netns(sandbox: Netns) -> str:
