@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.iproute import Netns
+from tests.iproute import PATIENCE, Netns
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 OLDEST, NEWEST = VERSIONS[0], VERSIONS[-1]
@@ -28,7 +28,6 @@ PLUGIN_SPECIFIC = range(100, 1000)
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 LEASES = Path("/var/lib/cni/networks")
-PATIENCE = 60  # seconds until a plugin counts as hanging
 
 Config = dict[str, Any]
 

@@ -14,7 +14,6 @@ from typing import Any
 from tests import cgroups, cni, image
 from tests.iproute import run
 
-PATIENCE = 60  # seconds until something counts as hanging
 _ROOT = Path(__file__).parent.parent
 
 
@@ -68,7 +67,7 @@ class Containerd:
                 stderr=log,
                 env={"PATH": f"{self.programs}:{cni.SEARCH_PATH}", "TMPDIR": str(self.directory)},
             )
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + cni.PATIENCE
         while not self._ready():
             assert self._process.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.1)
@@ -104,7 +103,7 @@ class Containerd:
     def _end(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
-        self._process.wait(PATIENCE)
+        self._process.wait(cni.PATIENCE)
 
     def log(self) -> str:
         """The end of what it said."""
@@ -123,11 +122,11 @@ class Containerd:
         assert binary is not None, "crictl is missing: run make tools"
         endpoints = [f"--{kind}-endpoint=unix://{self.socket}" for kind in ("runtime", "image")]
         return subprocess.run(
-            [binary, "--config=/dev/null", "--timeout=30s", *endpoints, *words],
+            [binary, "--config=/dev/null", f"--timeout={cni.PATIENCE}s", *endpoints, *words],
             capture_output=True,
             text=True,
             env={"PATH": cni.SEARCH_PATH, "HOME": str(self.directory)},
-            timeout=PATIENCE,
+            timeout=2 * cni.PATIENCE,
             check=False,
         )
 
@@ -158,13 +157,16 @@ class Containerd:
 
     def serve(self, pod: Pod) -> str:
         """Start a container in a pod that tells its host name by HTTP; the container's ID."""
-        return self.run_container(pod, "httpd", "-f", "-p", "80", "-h", "/etc")
+        container = self.run_container(pod, "httpd", "-f", "-p", "80", "-h", "/etc")
+        deadline = time.monotonic() + cni.PATIENCE
+        while self.call("exec", container, *image.fetching("127.0.0.1")).returncode:
+            assert time.monotonic() < deadline, f"{container} does not serve"
+            time.sleep(0.05)
+        return container
 
     def fetch(self, container: str, address: str) -> str:
         """What another pod's server answers to a container."""
-        host = f"[{address}]" if ":" in address else address
-        command = ("/bin/busybox", "wget", "-qO-", f"http://{host}/hostname")
-        return self.crictl("exec", container, *command)
+        return self.crictl("exec", container, *image.fetching(address))
 
     def run_container(self, pod: Pod, *command: str) -> str:
         """CreateContainer and StartContainer; the container's ID."""

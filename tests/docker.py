@@ -10,8 +10,6 @@ from pathlib import Path
 
 from tests import cni
 
-PATIENCE = 60  # seconds until dockerd counts as hanging
-
 
 @dataclass(frozen=True)
 class Docker:
@@ -27,7 +25,7 @@ class Docker:
             env={"PATH": cni.SEARCH_PATH, "HOME": str(self.home)},
             capture_output=True,
             text=True,
-            timeout=PATIENCE,
+            timeout=cni.PATIENCE,
             check=False,
         )
 
@@ -54,11 +52,11 @@ def daemon(directory: Path) -> Iterator[Docker]:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     client = Docker(socket, directory)
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + cni.PATIENCE
         while client.call("version").returncode:
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         yield client
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(PATIENCE)
+        process.wait(cni.PATIENCE)

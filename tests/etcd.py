@@ -10,10 +10,10 @@ from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests import cni
 from tests.certificates import Identity
 from tests.iproute import HOST, Netns
 
-_PATIENCE = 30  # seconds
 _PREFIX = "cnm/v1/default/"
 
 
@@ -72,7 +72,7 @@ class Etcd:
     def await_answer(self) -> None:
         """Wait until it answers."""
         assert self._process is not None
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + cni.PATIENCE
         while not self._answers():
             assert self._process.poll() is None, "etcd ended"
             assert time.monotonic() < deadline, "etcd does not answer"
@@ -91,7 +91,7 @@ class Etcd:
         with self.netns.entered():
             request = urllib.request.Request(self.url + target, json.dumps(question).encode())
             with urllib.request.urlopen(
-                request, timeout=_PATIENCE, context=self._context()
+                request, timeout=cni.PATIENCE, context=self._context()
             ) as answer:
                 fields: dict[str, object] = json.load(answer)
                 return fields
@@ -147,16 +147,16 @@ class Etcd:
         return context
 
     def _answers(self) -> bool:
+        """Whether it does what it is asked: it may answer before the members have a leader."""
         try:
-            self.call("/v3/maintenance/status")
+            return "leader" in self.call("/v3/maintenance/status")
         except (OSError, urllib.error.URLError):
             return False
-        return True
 
     def _end(self, *, kill: bool) -> None:
         if self._process is not None:
             self._process.kill() if kill else self._process.terminate()
-            self._process.wait(_PATIENCE)
+            self._process.wait(cni.PATIENCE)
             self._process = None
 
 

@@ -18,7 +18,6 @@ from tests.etcd import Etcd
 from tests.iproute import HOST, Netns
 
 UNDERLAY, ETCD_ADDRESS = "under0", "10.99.0.254"
-_PATIENCE = 30  # seconds
 
 
 @dataclass
@@ -81,7 +80,7 @@ class Host:
             env=cni.environment(command, **variables),
         ) as process:
             try:
-                out, err = process.communicate(cni.encoded(config), kill_after or _PATIENCE)
+                out, err = process.communicate(cni.encoded(config), kill_after or cni.PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
                 out, err = process.communicate()
@@ -121,20 +120,23 @@ class Host:
         config = self.write_config()
         return Cnm(self.bin / "cnm", self.networks, str(self.bin), pools, config, self.netns)
 
-    def start_agent(self, *prefix: str | Path, seconds: int = _PATIENCE) -> None:
-        """Run `cnm agent` on this host, by a command if need be, until it has read the store."""
+    def start_agent(self, *prefix: str | Path, seconds: int = cni.PATIENCE) -> None:
+        """Run `cnm agent` on this host, by a command if need be, until it has read the store and
+        the other hosts count it alive.
+        """
         config = self.write_config()
         with self.log.open("ab") as log:
             inside = ["ip", "netns", "exec", self.netns.name, *prefix]
             command = [*inside, self.bin / "cnm", "agent", "--config", config]
             self._agent = subprocess.Popen(command, stdout=log, stderr=log)
-        self.await_event("store-up", seconds)
+        for event in ("store-up", "lease-kept"):
+            self.await_event(event, seconds)
 
     def stop_agent(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End the agent by a signal; its exit code."""
         assert self._agent is not None
         self._agent.send_signal(number)
-        code = self._agent.wait(_PATIENCE)
+        code = self._agent.wait(cni.PATIENCE)
         self._agent = None
         return code
 
@@ -147,7 +149,7 @@ class Host:
             inside = ["ip", "netns", "exec", self.netns.name]
             command = [*inside, self.bin / "cnm", "agent", "--config", config]
             self._agent = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + cni.PATIENCE
         while '"waiting"' not in self.log.read_text().splitlines()[-1]:
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
@@ -158,7 +160,7 @@ class Host:
         if self._agent is not None:
             self.stop_agent(signal.SIGKILL)
 
-    def await_event(self, event: str, seconds: int = _PATIENCE) -> None:
+    def await_event(self, event: str, seconds: int = cni.PATIENCE) -> None:
         """Wait until this agent has said that something happened."""
         assert self._agent is not None
         deadline = time.monotonic() + seconds
@@ -169,7 +171,8 @@ class Host:
 
     def events(self) -> list[str]:
         """What the agents of this host have said since the last start."""
-        lines = self.log.read_text().splitlines()
+        written, _, _ = self.log.read_text().rpartition("\n")  # it may be at the next line yet
+        lines = written.splitlines()
         names = [json.loads(line)["event"] for line in lines if line.startswith("{")]
         starts = [at for at, name in enumerate(names) if name == "started"]
         return names[starts[-1] :] if starts else []
@@ -180,7 +183,8 @@ class Host:
 
     def last_said(self) -> float:
         """What the agent's clock showed, in seconds since 1970, when it last said something."""
-        time_of: float = json.loads(self.log.read_text().splitlines()[-1])["time"]
+        written, _, _ = self.log.read_text().rpartition("\n")
+        time_of: float = json.loads(written.splitlines()[-1])["time"]
         return time_of
 
     @property
@@ -192,7 +196,8 @@ class Host:
         """Status and body of the agent's answer to an HTTP request."""
         with self.netns.entered():
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:9475{path}", timeout=5) as answer:
+                url = f"http://127.0.0.1:9475{path}"
+                with urllib.request.urlopen(url, timeout=cni.PATIENCE) as answer:
                     return answer.status, answer.read().decode()
             except urllib.error.HTTPError as error:
                 return error.code, error.read().decode()

@@ -16,6 +16,12 @@ SLEEP = ("/bin/busybox", "sleep", "100000")
 _TYPE = "application/vnd.oci.image."
 
 
+def fetching(address: str) -> tuple[str, ...]:
+    """The command that asks an HTTP server for its host name."""
+    host = f"[{address}]" if ":" in address else address
+    return ("/bin/busybox", "wget", "-qO-", f"http://{host}/hostname")
+
+
 def archive(path: Path, name: str = NAME, entrypoint: Sequence[str] = SLEEP) -> Path:
     """Write an image as an OCI archive, with what its containers do unless told else.
 

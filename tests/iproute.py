@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+PATIENCE = 60  # seconds until something counts as hanging
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -93,11 +95,21 @@ class Netns:
         """The value of a setting below /proc/sys/net."""
         return self.run(["cat", "/".join(("/proc/sys/net", *path))]).strip()
 
-    def reaches(self, address: str, *, seconds: int = 1) -> bool:
-        """Whether an address answers a ping within some seconds."""
+    def reaches(self, address: str, *, seconds: int | None = None) -> bool:
+        """Whether an address answers a ping, which may take its time; or pings for some seconds.
+
+        What is not to be reached needs few of them, and what has yet to settle PATIENCE.
+        """
         inside = ["ip", "netns", "exec", self.name] if self.name else []
-        command = [*inside, "ping", "-n", "-q", "-c1", f"-w{seconds}", address]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+        ping = [*inside, "ping", "-n", "-q", "-c1", address]
+        if seconds is None:
+            return _succeeds(*ping, f"-W{PATIENCE}")
+        deadline = time.monotonic() + seconds
+        while not _succeeds(*ping, f"-w{seconds}"):  # which an ICMP error ends, too
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -119,10 +131,13 @@ HOST = Netns()
 def makes(kind: str) -> bool:
     """Whether the kernel knows a kind of link, of those that stand on another one."""
     HOST.ip("link", "add", "probe0", "type", "veth", "peer", "name", "probe1")
-    command = ["ip", "link", "add", "link", "probe0", "probe2", "type", kind]
-    done = subprocess.run(command, capture_output=True, check=False)
+    made = _succeeds("ip", "link", "add", "link", "probe0", "probe2", "type", kind)
     HOST.ip("link", "delete", "probe0")
-    return done.returncode == 0
+    return made
+
+
+def _succeeds(*command: str) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def _link_local(address: str) -> bool:
@@ -135,9 +150,9 @@ def exchange_by_tcp(client: Netns, server: Netns, address: str, payload: bytes) 
     with server.entered():
         listener = socket.create_server((address, 0), family=family)
     with client.entered():
-        near = socket.create_connection(listener.getsockname()[:2], timeout=_PATIENCE)
+        near = socket.create_connection(listener.getsockname()[:2], timeout=PATIENCE)
     far, _ = listener.accept()
-    far.settimeout(_PATIENCE)
+    far.settimeout(PATIENCE)
     with listener, near, far, near.makefile("rb") as answers, far.makefile("rb") as requests:
         back = b""
         for start in range(0, len(payload), _PIECE):
@@ -149,7 +164,6 @@ def exchange_by_tcp(client: Netns, server: Netns, address: str, payload: bytes) 
 
 
 _PIECE = 16384  # what the kernel buffers while nobody reads
-_PATIENCE = 10  # seconds
 
 
 @dataclass(frozen=True)
@@ -177,7 +191,7 @@ def snapshot(*namespaces: Netns, directories: tuple[Path, ...]) -> Snapshot:
     return Snapshot(
         {netns: {link["ifname"]: _link(link) for link in links} for netns, links in shown.items()},
         {netns: dict(map(_addresses, links)) for netns, links in shown.items()},
-        [_routes(each) for each in all_of_them],
+        [_routes(each, shown[each.name]) for each in all_of_them],
         {path[-1]: HOST.sysctl(*path) for path in _FORWARDING},
         run("nft", "--stateless", "list", "ruleset"),
         {path: content for root in directories for path, content in _files(root)},
@@ -201,9 +215,27 @@ def _addresses(link: dict[str, Any]) -> tuple[str, list[str]]:
     return link["ifname"], sorted(f"{each['local']}/{each['prefixlen']}" for each in infos)
 
 
-def _routes(netns: Netns) -> list[str]:
-    routes = netns.routes(4, "all") + netns.routes(6, "all")
-    return sorted(str({key: route.get(key) for key in _ROUTE}) for route in routes)
+def _routes(netns: Netns, links: list[dict[str, Any]]) -> list[str]:
+    """The routes of both families, once there are those that the kernel makes for addresses.
+
+    Of IPv6 these come some time after the address (addrconf_dad_work in net/ipv6/addrconf.c).
+    """
+    expected = {
+        info["local"]
+        for link in links
+        for info in link["addr_info"]
+        if "UP" in link["flags"] and info["family"] == "inet6" and "tentative" not in info
+    }
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        routes = netns.routes(4, "all") + netns.routes(6, "all")
+        absent = {each for each in expected if not _link_local(each)} - {
+            route["dst"] for route in routes if route["type"] == "local"
+        }
+        if not absent:
+            return sorted(str({key: route.get(key) for key in _ROUTE}) for route in routes)
+        assert time.monotonic() < deadline, f"no local routes to {absent} in {netns}"
+        time.sleep(0.01)
 
 
 def _files(root: Path) -> Iterator[tuple[str, bytes]]:

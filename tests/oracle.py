@@ -114,7 +114,9 @@ def is_consistent(etcd: Etcd, network: str = "blue") -> list[str]:
     return [f"{ip} of {owner} is only in one of ips/ and endpoints/" for ip, owner in wrong]
 
 
-def agree(hosts: Sequence[Host], *, vni: int = 4097, seconds: float = 30, about: str = "") -> None:
+def agree(
+    hosts: Sequence[Host], *, vni: int = 4097, seconds: float = cni.PATIENCE, about: str = ""
+) -> None:
     """Wait until each host's entries are what the store says, and none is missing or stale."""
     etcd = hosts[0].etcd
     deadline = time.monotonic() + seconds

@@ -2,13 +2,12 @@
 
 import json
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests import cgroups, cni, image
-
-PATIENCE = 60  # seconds until something counts as hanging
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Podman:
             capture_output=True,
             text=True,
             env={"PATH": cni.SEARCH_PATH, "HOME": str(self.directory), **files},
-            timeout=PATIENCE,
+            timeout=cni.PATIENCE,
             check=False,
         )
 
@@ -68,7 +67,7 @@ class Podman:
         return done.stdout.strip()
 
     def serve(self, name: str, *options: str) -> None:
-        """Start a container that tells its host name by HTTP."""
+        """Start a container that tells its host name by HTTP, and wait until it does."""
         server = json.dumps(["/bin/busybox", "httpd", "-f", "-p", "80", "-h", "/etc"])
         options = (
             "--detach",
@@ -82,12 +81,14 @@ class Podman:
             *options,
         )
         self.run("run", "--pull=never", *options, image.NAME)
+        deadline = time.monotonic() + cni.PATIENCE
+        while self.call("exec", name, *image.fetching("127.0.0.1")).returncode:
+            assert time.monotonic() < deadline, f"{name} does not serve"
+            time.sleep(0.05)
 
     def fetch(self, container: str, address: str) -> str:
         """What a container gets from the server of another one."""
-        host = f"[{address}]" if ":" in address else address
-        command = ("/bin/busybox", "wget", "-qO-", f"http://{host}/hostname")
-        return self.run("exec", container, *command)
+        return self.run("exec", container, *image.fetching(address))
 
     def addresses(self, container: str) -> dict[str, list[str]]:
         """A container's addresses on each of its networks."""

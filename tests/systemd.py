@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import cni
 from tests.iproute import Netns
 
-_PATIENCE = 30  # seconds
 # What a service needs of units beside itself; the machine's own would start the machine.
 _TARGETS = ("sysinit", "basic", "network-online", "shutdown", "multi-user")
 # In a mount namespace that goes with it: /etc is the machine's below a layer, /run is empty but
@@ -45,7 +45,7 @@ class Systemd:
         """Run a command beside it."""
         command = ["nsenter", f"--target={self.pid}", "--mount", "--pid", "--net", *words]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=_PATIENCE, check=False
+            command, capture_output=True, text=True, timeout=cni.PATIENCE, check=False
         )
 
     def systemctl(self, *words: str) -> str:
@@ -87,14 +87,14 @@ def booted(netns: Netns, layers: Path, units: Path) -> Iterator[Systemd]:
         yield _await(process)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait(_PATIENCE)
+        process.wait(cni.PATIENCE)
         _remove(group)
 
 
 def _await(process: "subprocess.Popen[bytes]") -> Systemd:
     """The one that a process has as its child, once it takes commands."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while True:
         assert process.poll() is None and time.monotonic() < deadline, "systemd does not boot"
         for child in children.read_text().split():
@@ -118,7 +118,7 @@ def _cgroup() -> Path:
 
 def _remove(group: Path) -> None:
     """Remove a control group whose processes have been killed."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while "populated 1" in (group / "cgroup.events").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)

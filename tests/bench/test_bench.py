@@ -15,7 +15,7 @@ def test_one_round_runs_and_reports() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| case | op | ours | best peer | ratio | limit | verdict |" in done.stdout
@@ -33,7 +33,7 @@ def test_overlay_runs_and_reports() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (

@@ -1,7 +1,8 @@
 """deploy/: the manifest by Kubernetes' schemas, and the image as the manifest runs it."""
 
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def docker(node: None, docker_plugins: Path, tmp_path: Path) -> Iterator[Docker]
         yield client
 
 
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + cni.PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_image(docker: Docker, release: Path, manifest: dict[str, Any], tmp_path: Path) -> None:
     """Built without a registry, run with the manifest's directories, rights and words: it
     installs, is ready, and takes all away again when that is asked for.
@@ -73,10 +82,7 @@ def test_image(docker: Docker, release: Path, manifest: dict[str, Any], tmp_path
 
     docker.run("run", "--detach", "--name", "one", *options, "cnm", *container["args"])
     ready = container["readinessProbe"]["exec"]["command"]
-    for _ in range(cni.PATIENCE):
-        if docker.call("exec", "one", *ready).returncode == 0:
-            break
-    docker.run("exec", "one", *ready)
+    until(lambda: docker.call("exec", "one", *ready).returncode == 0)
     assert {each.name for each in places["plugins"].glob("[!.]*")} == set(EXECUTABLES)
     assert cni.call(bridge, "VERSION").result()["supportedVersions"] == list(cni.VERSIONS)
     assert len({each.stat().st_ino for each in places["plugins"].glob("[!.]*")}) == 1
@@ -86,9 +92,7 @@ def test_image(docker: Docker, release: Path, manifest: dict[str, Any], tmp_path
     assert bridge.stat().st_size > 1 << 20, "the end of a pod took the plugins away"
     (name,) = (each["name"] for each in container["env"])
     docker.run("run", "--detach", "--name", "two", "--env", f"{name}=true", *options, "cnm", "run")
-    for _ in range(cni.PATIENCE):
-        if "opt/cnm/bin/cnm" in docker.run("logs", "two"):
-            break
+    until(lambda: "opt/cnm/bin/cnm" in docker.run("logs", "two"))
     docker.run("stop", "two")
     assert [each.name for each in places["plugins"].iterdir()] == ["bridge"]
     assert bridge.read_text() == "theirs"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import cni
+
 INSTALL = Path(__file__).parent.parent.parent / "deploy/install.sh"
 SHELLS = {"dash": ["sh"], "busybox": ["busybox", "sh"]}
-PATIENCE = 30  # seconds
 # Small ones: that the real ones are put in place so is tested by the pages of docs/.
 NAMES = ("bridge", "host", "macvlan")
 
@@ -67,7 +68,7 @@ class Node:
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=cni.PATIENCE,
         )
 
     def run(self, verb: str, **changes: str) -> None:
@@ -169,7 +170,7 @@ def test_run(node: Node, remove: bool) -> None:
         while not process.stdout.readline().endswith(b"usr/local/bin/cnm\n"):
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(cni.PATIENCE) == 0
     assert bool(node.plugins()) is not remove
     assert not [each for each in node.files() if "/new." in each]
 

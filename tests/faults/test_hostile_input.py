@@ -9,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,14 +74,25 @@ def foreign(node: None, victim: Path, netns: Callable[[], Netns]) -> Iterator[Fo
         where.ip("link", "set", name, "up")
         where.ip("addr", "add", f"192.0.2.{len(name)}/24", "dev", name)
         where.ip("route", "add", "198.51.100.0/24", "dev", name)
+        _await_no_carrier(where, name)
     run("nft", "add table ip theirs")
     run("nft", "add chain ip theirs x { type filter hook forward priority 5; }")
     run("nft", 'add rule ip theirs x ip saddr 192.0.2.9 counter drop comment "theirs"')
     before = _picture(victim, bystander)
     yield before
     after = _picture(victim, bystander)
+    # Another process may have had the kernel load a module, whose settings are new then.
+    after["settings"] = {name: after["settings"].get(name) for name in before["settings"]}
     for what in before:
         assert after[what] == before[what], what
+
+
+def _await_no_carrier(where: Netns, name: str) -> None:
+    """Wait until the kernel has noted that a link has none (net/core/link_watch.c)."""
+    deadline = time.monotonic() + cni.PATIENCE
+    while "NO-CARRIER" not in where.link(name)["flags"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _picture(victim: Path, bystander: Netns) -> Foreign:
@@ -119,15 +131,17 @@ def _kernel(where: Netns, prefix: str) -> list[Any]:
     return found
 
 
-def _settings() -> list[str]:
+def _settings() -> dict[str, str]:
     """The kernel's, but for those of links that come and go."""
     pattern = r"^net\.|^kernel\.core|^vm\."
-    return [
-        line
-        for line in run("sysctl", "--ignore", "-a", "--pattern", pattern).splitlines()
+    lines = run("sysctl", "--ignore", "-a", "--pattern", pattern).splitlines()
+    kept = [
+        line.partition(" = ")
+        for line in lines
         if not any(each in line for each in _RESTLESS)
         and (not _OF_A_LINK.search(line) or _OF_A_LASTING_LINK.search(line))
     ]
+    return {name: value for name, _, value in kept}
 
 
 def _state() -> list[Path]:

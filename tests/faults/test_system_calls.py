@@ -236,7 +236,7 @@ def _served(place: Place) -> None:
     if chain in PUBLISHING:
         with netns.entered():
             listener = socket.create_server(("", 80))
-        with listener, socket.create_connection(("10.1.0.1", 8080), timeout=10):
+        with listener, socket.create_connection(("10.1.0.1", 8080), timeout=cni.PATIENCE):
             listener.accept()[0].close()
 
 

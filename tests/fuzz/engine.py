@@ -21,7 +21,7 @@ from tests.fuzz import sandbox
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 # What one input may take, in seconds and MiB.
-_TIME, _MEMORY = 10, 1024
+_TIME, _MEMORY = 60, 1024
 _CRASHES = 20
 # Not what a plugin imports; what targets use of it is traced nevertheless.
 _LEFT_OUT = ("agent", "cli", "schema")

@@ -41,7 +41,7 @@ def _announced(frame: bytes) -> tuple[str, bytes] | None:
 def heard(listener: socket.socket, wanted: set[str]) -> dict[str, str]:
     """The announcements on the link until all wanted addresses were told, each with its MAC."""
     found: dict[str, str] = {}
-    listener.settimeout(5)
+    listener.settimeout(cni.PATIENCE)
     while not wanted <= found.keys():
         announced = _announced(listener.recv(2048))
         if announced is not None:

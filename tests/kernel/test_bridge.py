@@ -406,7 +406,7 @@ def test_port_isolation(endpoint: MakeEndpoint, config: Config) -> None:
     assert _port(one.add(isolated))["isolated"] is True
     (address,) = cni.addresses(other.add(isolated))
     assert one.netns.reaches("10.1.0.1")
-    assert not one.netns.reaches(address)
+    assert not one.netns.reaches(address, seconds=1)
 
 
 def test_no_port_isolation(endpoint: MakeEndpoint, config: Config) -> None:
@@ -650,7 +650,7 @@ def test_through_the_gateway(endpoint: MakeEndpoint, dual: Config) -> None:
     one, other = endpoint(), endpoint()
     one.add(blue)
     for address in cni.addresses(other.add(green)):
-        assert one.netns.reaches(address, seconds=5)
+        assert one.netns.reaches(address, seconds=cni.PATIENCE)
 
 
 def test_layer_2(endpoint: MakeEndpoint, layer2: Config) -> None:

@@ -89,7 +89,7 @@ with socket.create_server(("0.0.0.0", 80)) as server:
 """
 _CLIENT = """
 import socket
-with socket.create_connection(("127.0.0.1", 8080), timeout=10) as near:
+with socket.create_connection(("127.0.0.1", 8080), timeout=60) as near:
     print(near.recv(9).decode(), end="")
 """
 

@@ -120,7 +120,7 @@ def test_my_none_network(cnm: Cnm, netns: MakeNetns, snapshot: TakeSnapshot) -> 
     sandbox = netns()
     cnm.add("my-none-network", sandbox)
     assert sandbox.links().keys() == {"lo"}
-    assert not sandbox.reaches("192.0.2.1")
+    assert not sandbox.reaches("192.0.2.1", seconds=1)
     (endpoint,) = cnm.inspect("my-none-network")["Containers"].values()
     assert (endpoint["IPv4Address"], endpoint["Sandbox"]) == ("", sandbox.path)
     assert cnm.cnitool("check", "my-none-network", sandbox.path).code == 0

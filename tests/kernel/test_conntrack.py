@@ -7,6 +7,7 @@ import pytest
 from pyroute2 import NFCTSocket
 
 from cnm_core.kernel import conntrack, nftables
+from tests import cni
 from tests.iproute import HOST, run
 
 UDP, TCP = 17, 6
@@ -28,7 +29,7 @@ def tracked(node: None) -> None:
     run("nft", "add table inet t")
     run("nft", "add chain inet t c { type filter hook output priority 0; }")
     run("nft", "add rule inet t c ct state new accept")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + cni.PATIENCE
     while absent := set(FLOWS) - flows():  # an address may be in use a moment after it is added
         assert time.monotonic() < deadline, absent
         for address, port in absent:

@@ -18,7 +18,6 @@ MakeEndpoint = Callable[[], Endpoint]
 
 GO_PLUGINS = Path("/usr/lib/cni")
 SERVER = "10.77.0.1"
-PATIENCE = 10  # seconds
 
 
 @pytest.fixture(params=["macvlan", "bridge"])
@@ -50,6 +49,7 @@ def leases(outside: Netns, tmp_path: Path) -> Iterator[Path]:
         --dhcp-range=10.77.0.50,10.77.0.99,255.255.255.0,2m
         --dhcp-leasefile={path} --pid-file={tmp_path}/dnsmasq.pid"""
     with _running("ip", "netns", "exec", outside.name, *command.split()):
+        _until((tmp_path / "dnsmasq.pid").exists)  # it listens by then
         yield path
 
 
@@ -73,7 +73,7 @@ def _running(*command: str) -> Iterator[None]:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)

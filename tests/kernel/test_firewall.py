@@ -34,7 +34,6 @@ GATEWAY = {4: "10.1.0.1", 6: "fd00:1::1"}
 FORWARDING = {4: ("ipv4", "ip_forward"), 6: ("ipv6", "conf", "all", "forwarding")}
 BRIDGE_NETFILTER = ("bridge-nf-call-iptables", "bridge-nf-call-ip6tables")
 
-WAIT = 5.0  # seconds for what must arrive
 NO_WAIT = 0.3  # seconds for what must not
 
 
@@ -149,7 +148,7 @@ def calling(netns: Netns, protocol: str) -> Iterator[Callable[[str], socket.sock
 
 
 def caller(
-    client: Netns, service: socket.socket, address: str, port: int, *, seconds: float = WAIT
+    client: Netns, service: socket.socket, address: str, port: int, *, seconds: float = cni.PATIENCE
 ) -> str | None:
     """The address that a service sees of a client that got an answer, or None."""
     protocol = "tcp" if service.type == socket.SOCK_STREAM else "udp"
@@ -175,7 +174,7 @@ def caller(
 
 
 def answered(
-    near: socket.socket, services: dict[str, socket.socket], *, seconds: float = WAIT
+    near: socket.socket, services: dict[str, socket.socket], *, seconds: float = cni.PATIENCE
 ) -> tuple[str, str] | None:
     """Which service answers a connected UDP socket, and the address that it sees; or None."""
     token = os.urandom(8)
@@ -196,8 +195,10 @@ def answered(
             try:
                 while near.recv(64) != token:
                     pass  # the answer to an earlier one
-            except OSError:
+            except TimeoutError:
                 return None
+            except OSError:
+                break  # an ICMP error of an earlier datagram
             return names[ready], plain(peer[0])
     return None
 
@@ -220,7 +221,7 @@ def kept_apart(client: Netns, server: Netns, *addresses: str, port: int = 80) ->
         serving(server, "tcp", port) as tcp,
         serving(server, "udp", port) as udp,
     ):
-        pings = pool.map(client.reaches, addresses)
+        pings = pool.map(lambda address: client.reaches(address, seconds=1), addresses)
         calls = [
             caller(client, service, address, port, seconds=NO_WAIT)
             for service in (tcp, udp)
@@ -338,7 +339,7 @@ def test_ping_through_masquerade(endpoint: MakeEndpoint, outside: Netns, blue: C
     eth0 = endpoint()
     eth0.add(blue)
     for address in OUTSIDE_ADDRESS.values():
-        assert eth0.netns.reaches(address, seconds=5)
+        assert eth0.netns.reaches(address, seconds=cni.PATIENCE)
 
 
 @pytest.mark.usefixtures("netfilter")
@@ -378,7 +379,7 @@ def test_no_masquerade_of_multicast(
             (group, source),
         ):
             near.sendto(b"?", (to, 7000))
-            assert select.select([service], [], [], WAIT)[0]
+            assert select.select([service], [], [], cni.PATIENCE)[0]
             _, peer = service.recvfrom(64)
             assert plain(peer[0]) == expected
 
@@ -687,7 +688,7 @@ def test_localhost_of_ipv6(endpoint: MakeEndpoint, blue: Config) -> None:
     server.add(publishing(blue, mapping(8080, 80)))
     with serving(server.netns, "tcp", 80) as service, calling(HOST, "tcp") as make:
         near = make("::1")
-        near.settimeout(WAIT)
+        near.settimeout(cni.PATIENCE)
         with pytest.raises(ConnectionRefusedError):
             near.connect(("::1", 8080))
         assert caller(HOST, service, "127.0.0.1", 8080)
@@ -1058,9 +1059,9 @@ def test_other_flows_stay(
     with serving(outside, "udp", 5353) as service, calling(client.netns, "udp") as make:
         near = make(OUTSIDE_ADDRESS[family])
         near.connect((OUTSIDE_ADDRESS[family], 5353))
-        near.settimeout(WAIT)
+        near.settimeout(cni.PATIENCE)
         near.send(b"?")
-        assert select.select([service], [], [], WAIT)[0]
+        assert select.select([service], [], [], cni.PATIENCE)[0]
         _, peer = service.recvfrom(64)
         for change in (lambda: server.add(config), lambda: server.delete(config)):
             change()
@@ -1098,7 +1099,7 @@ def test_from_outside(
     addresses = cni.addresses(eth0.add(publishing(config, *PORTS) if ports else config))
     if opened:
         assert all(reached(outside, eth0.netns, address) for address in addresses)
-        assert all(outside.reaches(address, seconds=5) for address in addresses)
+        assert all(outside.reaches(address, seconds=cni.PATIENCE) for address in addresses)
     else:
         assert kept_apart(outside, eth0.netns, *addresses)
     # The way out is another thing.
@@ -1160,7 +1161,7 @@ def test_internal(endpoint: MakeEndpoint, outside: Netns, routed: Config, config
     for family in (4, 6):
         one.netns.ip("route", "add", "default", "via", GATEWAY[family])
     assert all(reached(one.netns, two.netns, address) for address in neighbours)
-    assert all(one.netns.reaches(address, seconds=5) for address in neighbours)
+    assert all(one.netns.reaches(address, seconds=cni.PATIENCE) for address in neighbours)
     one.check(internal, result).silent()
     assert kept_apart(outside, one.netns, *addresses)
     assert kept_apart(other.netns, one.netns, *addresses)
@@ -1204,7 +1205,9 @@ def test_no_communication_of_containers(
     addresses = cni.addresses(other.add(config))
     assert kept_apart(one.netns, other.netns, *addresses)
     for each in (one, other):
-        assert all(each.netns.reaches(address, seconds=5) for address in GATEWAY.values())
+        assert all(
+            each.netns.reaches(address, seconds=cni.PATIENCE) for address in GATEWAY.values()
+        )
         assert all(reached(each.netns, outside, address) for address in OUTSIDE_ADDRESS.values())
     one.check(config, result).silent()
 

@@ -47,7 +47,13 @@ def outside(netns: MakeNetns) -> Netns:
             "link", "add", f"up{number}", "up", "type", "veth", "peer", port, "netns", switch.name
         )
         switch.ip("link", "set", port, "master", "switch0", "up")
+    # Which they do when the kernel has noted their carriers (net/core/link_watch.c).
+    _until(lambda: all(_forwards(switch.link(f"port{number}")) for number in (0, 1)))
     return switch
+
+
+def _forwards(port: dict[str, Any]) -> bool:
+    return bool(port["linkinfo"]["info_slave_data"]["state"] == "forwarding")
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ def _mode(netns: Netns) -> str:
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + cni.PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -335,7 +341,7 @@ def test_the_host_does_not_reach_them(endpoint: MakeEndpoint, config: Config) ->
     HOST.ip("addr", "add", "10.1.0.200/24", "dev", "up0")
     eth0 = endpoint()
     (address, _) = cni.addresses(eth0.add(config))
-    assert not HOST.reaches(address)
+    assert not HOST.reaches(address, seconds=1)
     HOST.ip("link", "add", "host0", "link", "up0", "type", "macvlan", "mode", "bridge")
     HOST.ip("addr", "add", "10.1.0.201/32", "dev", "host0")
     HOST.ip("link", "set", "host0", "up")
@@ -370,10 +376,11 @@ def test_carrier_follows(endpoint: MakeEndpoint, outside: Netns, config: Config)
     """The container sees whether the parent is connected."""
     eth0 = endpoint()
     eth0.add(config)
-    for change, there in (("down", False), ("up", True)):
-        outside.ip("link", "set", "port0", change)
-        eth0.netns.run(["ip", "link", "show"])  # the kernel's link events are done by then
-        assert ("LOWER_UP" in eth0.netns.link("eth0")["flags"]) is there
+    _until(lambda: "LOWER_UP" in eth0.netns.link("eth0")["flags"])
+    outside.ip("link", "set", "port0", "down")
+    _until(lambda: "LOWER_UP" not in eth0.netns.link("eth0")["flags"])
+    outside.ip("link", "set", "port0", "up")
+    _until(lambda: "LOWER_UP" in eth0.netns.link("eth0")["flags"])
 
 
 # --- internal networks
@@ -391,7 +398,7 @@ def test_internal(endpoint: MakeEndpoint, config: Config) -> None:
     assert HOST.addresses(parent) == []
     for address in cni.addresses(result):
         assert one.netns.reaches(address)
-    assert not one.netns.reaches(ROUTER[0])
+    assert not one.netns.reaches(ROUTER[0], seconds=1)
     other.check(internal, result).silent()
     one.delete(internal)
     assert parent in HOST.links()
@@ -409,7 +416,7 @@ def test_internal_networks_are_apart(endpoint: MakeEndpoint, config: Config) -> 
     other.netns.ip("link", "set", "lo", "up")
     green["ipam"] = cni.host_local("10.1.0.128/25")
     (address,) = cni.addresses(other.add(green))
-    assert not one.netns.reaches(address)
+    assert not one.netns.reaches(address, seconds=1)
 
 
 # --- what is left

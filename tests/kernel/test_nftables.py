@@ -16,6 +16,7 @@ from cnm_core.kernel import expressions as ex
 from cnm_core.kernel import nftables as nft
 from cnm_core.kernel.netlink import Request, Socket
 from cnm_core.kernel.nftables import Element
+from tests import cni
 from tests.iproute import HOST, Netns, run
 
 MakeNetns = Callable[[], Netns]
@@ -608,7 +609,7 @@ def test_counter_as_sent(socket: Socket) -> None:
     nft.commit(
         socket, [nft.add_table("ip", "cnm"), chain, nft.add_rule("ip", "cnm", "output", rule)]
     )
-    run("ping", "-q", "-c1", "-w5", "127.0.0.1")
+    assert HOST.reaches("127.0.0.1")
     assert "packets 0 " not in _listing()
     assert nft.rules(socket, "ip", "cnm", "output")[0].expressions == b"".join(rule)
 
@@ -969,6 +970,9 @@ def router(socket: Socket, netns: MakeNetns) -> tuple[Netns, Netns]:
         container.ip("route", "add", "default", "via", gateway)
     for path in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
         Path("/proc/sys/net", path).write_text("1")
+    # An address of IPv6 may be in use a moment after it is added (addrconf_dad_work).
+    for far, gateways in ((container, HOST_SIDE), (outside, UPLINK)):
+        assert all(far.reaches(each, seconds=cni.PATIENCE) for each in gateways.values())
     return container, outside
 
 
@@ -983,7 +987,7 @@ def _conversation(
         near = sockets.socket(family, KINDS[protocol])
     with listening, near:
         for each in (listening, near):
-            each.settimeout(5)
+            each.settimeout(cni.PATIENCE)
         listening.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
         listening.bind(at)
         if protocol == ex.TCP:
@@ -991,7 +995,7 @@ def _conversation(
             near.connect(to)
             far, peer = listening.accept()
             with far:
-                far.settimeout(5)
+                far.settimeout(cni.PATIENCE)
                 near.sendall(b"ping")
                 far.sendall(far.recv(4) + b"-pong")
                 return peer[0], near.recv(9, sockets.MSG_WAITALL)
@@ -1057,4 +1061,4 @@ def test_verdicts(socket: Socket, router: tuple[Netns, Netns]) -> None:
     assert container.reaches(OUTSIDE["ip"])
     jump = Element(ex.ifname("blue0"), "jump blue")
     nft.commit(socket, [nft.add_elements("ip", "cnm", "bridges", [jump])])
-    assert not container.reaches(OUTSIDE["ip"])
+    assert not container.reaches(OUTSIDE["ip"], seconds=1)

@@ -164,7 +164,7 @@ def test_mac_address_first(run: Run, endpoint: MakeEndpoint) -> None:
 
 def test_first_endpoints_at_once(driver: Driver, endpoint: MakeEndpoint) -> None:
     """However many come first, the pool is requested once."""
-    config = network()
+    config = network(timeoutSeconds=cni.PATIENCE)
     endpoints = [endpoint() for _ in range(12)]
     with ThreadPoolExecutor(len(endpoints)) as pool:
         results = list(pool.map(lambda each: each.add(config), endpoints))
@@ -510,13 +510,13 @@ def test_address_twice(driver: Driver, endpoint: MakeEndpoint) -> None:
 
 def test_slow(driver: Driver, endpoint: MakeEndpoint) -> None:
     """Patience ends; what was heard too late is not given twice."""
-    config = network(timeoutSeconds=1)
+    config = network(timeoutSeconds=2)
     eth0, eth1 = endpoint(), endpoint()
-    eth0.add(config)
-    driver.break_(RequestAddress={"sleep": 3})
+    eth0.add(network())
+    driver.break_(RequestAddress={"sleep": 5})
     error = eth1.call("ADD", config).error(TRY_AGAIN_LATER)
-    assert "did not answer within 1 s" in error["msg"] and "RequestAddress" in error["msg"]
-    driver.break_(ReleaseAddress={"sleep": 3})
+    assert "did not answer within 2 s" in error["msg"] and "RequestAddress" in error["msg"]
+    driver.break_(ReleaseAddress={"sleep": 5})
     outcome = eth0.call("DEL", config)
     assert (outcome.code, outcome.stdout) == (0, b"")
     assert b"10.90.0.2 may still be held there" in outcome.stderr

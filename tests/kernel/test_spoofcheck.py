@@ -44,7 +44,7 @@ def test_foreign_source(endpoint: MakeEndpoint, checked: Config) -> None:
     mac = other.add(checked)["interfaces"][2]["mac"]
     assert other.netns.reaches(address)
     other.netns.ip("link", "set", "eth0", "address", FOREIGN)
-    assert not other.netns.reaches(address)
+    assert not other.netns.reaches(address, seconds=1)
     other.netns.ip("link", "set", "eth0", "address", mac)
     assert other.netns.reaches(address)
 

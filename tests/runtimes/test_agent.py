@@ -1,5 +1,6 @@
 """`cnm agent` on each of three hosts, with a real etcd."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -12,8 +13,6 @@ import pytest
 from tests import cni
 from tests.etcd import Etcd
 from tests.hosts import Host, Sandboxes, cluster, remote_rows
-
-_PATIENCE = 20  # seconds
 
 
 @pytest.fixture
@@ -57,11 +56,11 @@ class Endpoints:
 
     def reaches(self, one: str, other: str) -> bool:
         """Whether the container of one address reaches another."""
-        return bool(self.sandboxes[one][1].reaches(other))  # type: ignore[attr-defined]
+        return bool(self.sandboxes[one][1].reaches(other, seconds=cni.PATIENCE))  # type: ignore[attr-defined]
 
     def settle(self, *hosts: Host) -> None:
         """Wait until the entries of hosts are what the endpoints ask for, no more and no less."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + cni.PATIENCE
         for host in hosts:
             while (found := host.entries()) != (wanted := remote_rows(self.made, host)):
                 assert time.monotonic() < deadline, (found - wanted, wanted - found)
@@ -125,7 +124,7 @@ def test_as_service(hosts: list[Host], endpoints: Endpoints, tmp_path: Path) -> 
     host.stop_agent()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(tmp_path / "notify"))
-        supervisor.settimeout(_PATIENCE)
+        supervisor.settimeout(cni.PATIENCE)
         confined = ("setpriv", "--bounding-set=-all,+net_admin", "--no-new-privs")
         host.start_agent("env", f"NOTIFY_SOCKET={tmp_path / 'notify'}", *confined)
         assert supervisor.recv(100) == b"READY=1"
@@ -154,7 +153,7 @@ def test_etcd_killed(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> Non
     etcd.start()
     endpoints.add(hosts[1])
     endpoints.settle(*hosts[:2])
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while hosts[0].get("/healthz") != (200, "ok\n"):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -185,10 +184,21 @@ def test_one_request(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
     for host in hosts:  # which ask for themselves, too; a stopped one still counts as there
         assert host._agent is not None
         host._agent.send_signal(signal.SIGSTOP)
-    before = etcd.requests()
+        os.waitid(os.P_PID, host._agent.pid, os.WSTOPPED | os.WNOWAIT)
+    before = quiet(etcd)
     hosts[0].add(sandbox)
     hosts[0].delete(sandbox)
     assert etcd.requests() == before + 2
+
+
+def quiet(etcd: Etcd) -> int:
+    """How many requests etcd has had, once those that were on their way are among them."""
+    deadline, found = time.monotonic() + cni.PATIENCE, [etcd.requests()]
+    while len(found) < 5 or len(set(found[-5:])) > 1:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.1)
+        found.append(etcd.requests())
+    return found[-1]
 
 
 @pytest.mark.parametrize("mode", ["l2", "l3"])
@@ -206,7 +216,7 @@ def test_counted_at_once(hosts: list[Host], endpoints: Endpoints, mode: str) -> 
 
 def await_count(host: Host, count: int) -> None:
     """Wait until a host's metrics have so many endpoints."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while f'cnm_agent_endpoints{{network="blue"}} {count}' not in host.get("/metrics")[1]:
         assert time.monotonic() < deadline
         time.sleep(0.1)

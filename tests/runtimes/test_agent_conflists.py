@@ -15,7 +15,6 @@ from tests.commands import IN_THE_WAY, NOT_FOUND, Cnm
 from tests.hosts import Host, Sandboxes, cluster
 
 CREATE = ("network", "create", "--driver", "overlay", "--subnet", "10.7.0.0/24")
-_PATIENCE = 20  # seconds
 
 
 @pytest.fixture
@@ -35,7 +34,7 @@ def both(hosts: list[Host]) -> list[Cnm]:
 def await_file(host: Host, *, there: bool = True) -> Path:
     """Wait until a host has a file of the network, or has none any more; its path."""
     path = host.networks / "90-blue.conflist"
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while path.exists() != there:
         assert time.monotonic() < deadline, host.log.read_text()
         time.sleep(0.05)
@@ -67,7 +66,8 @@ def test_file_comes_and_goes(hosts: list[Host], both: list[Cnm], netns: Sandboxe
     hosts[1].add(one, network_of(second))
     first.call("network", "rm", "blue").fails(IN_THE_WAY, "endpoints on other hosts")
     hosts[0].add(other, network_of(first))
-    assert one.reaches(cni.addresses(hosts[0].call("ADD", network_of(first), netns()).result())[0])
+    late = hosts[0].call("ADD", network_of(first), netns()).result()
+    assert one.reaches(cni.addresses(late)[0], seconds=cni.PATIENCE)
     for host, cnm in zip(hosts, both, strict=True):
         host.call(
             "GC", {**network_of(cnm), "cniVersion": "1.1.0", "cni.dev/valid-attachments": []}, one
@@ -113,9 +113,12 @@ def test_foreign_files(hosts: list[Host], both: list[Cnm]) -> None:
     first.run(*CREATE, "blue")
     first.run("network", "create", "--driver", "overlay", "--subnet", "10.8.0.0/24", "red")
     first.run("network", "create", "--driver", "overlay", "--subnet", "10.9.0.0/24", "green")
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while not (hosts[1].networks / "90-green.conflist").exists():
         assert time.monotonic() < deadline
+        time.sleep(0.05)
+    while hosts[1].events().count("conflist-in-the-way") < 2:
+        assert time.monotonic() < deadline, hosts[1].log.read_text()
         time.sleep(0.05)
     assert hosts[1].events().count("conflist-in-the-way") == 2
     for name in ("blue", "red"):
@@ -147,7 +150,7 @@ def test_nonsense(hosts: list[Host], both: list[Cnm]) -> None:
     before = path.read_bytes()
     for number, value in enumerate(("{", "[]", '{"cniVersion": "9", "cnm": {}}', '{"cnm": 1}')):
         hosts[0].etcd.put("conflists/blue", value)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + cni.PATIENCE
         while hosts[1].events().count("ignored") <= number:
             assert time.monotonic() < deadline
             time.sleep(0.05)

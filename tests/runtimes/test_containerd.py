@@ -102,7 +102,7 @@ def left() -> list[str]:
 
 def hostname(address: str, port: int = 80) -> str:
     """What a server of a pod answers to whoever is in this thread's network namespace."""
-    connection = http.client.HTTPConnection(address, port, timeout=10)
+    connection = http.client.HTTPConnection(address, port, timeout=cni.PATIENCE)
     connection.request("GET", "/hostname")
     return connection.getresponse().read().decode().strip()
 
@@ -134,7 +134,7 @@ def test_pods(
 
 def _settle(containerd: Containerd, kind: str) -> None:
     """Wait until containerd has noticed another network."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + cni.PATIENCE
     while f'"{kind}"' not in containerd.crictl("info").replace('\\"', '"'):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -158,7 +158,7 @@ def test_thirty_pods_at_once(containerd: Containerd) -> None:
         pods = list(pool.map(containerd.run_pod, configs))
         addresses = list(pool.map(lambda pod: containerd.addresses(pod)[0], pods))
         assert len(set(addresses)) == 30
-        assert all(pool.map(lambda address: HOST.reaches(address, seconds=5), addresses))
+        assert all(pool.map(lambda address: HOST.reaches(address, seconds=cni.PATIENCE), addresses))
         list(pool.map(containerd.remove, pods))
     assert left() == []
 

@@ -65,7 +65,8 @@ def driver(docker_plugins: Path, tmp_path: Path) -> Iterator[Driver]:
 def test_one_driver_for_both(docker: Docker, driver: Driver, endpoint: MakeEndpoint) -> None:
     """dockerd and we use it at once: no pool and no address is given twice, all come back."""
     networks = Networks(docker)
-    blue = cni.network(ipam={"type": "remote", "driver": "custom"})
+    ipam = {"type": "remote", "driver": "custom", "timeoutSeconds": cni.PATIENCE}
+    blue = cni.network(ipam=ipam)
     ours = [endpoint() for _ in range(6)]
     first = ours[0].add(blue)
     docker.run("network", "create", "--ipam-driver", "custom", "green")

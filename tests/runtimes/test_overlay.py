@@ -78,7 +78,7 @@ def test_mtu(hosts: list[Host], netns: Sandboxes) -> None:
     address = ip_of(hosts[1].add(two))
     catch_up(hosts[0], netns)
     assert one.link("eth0")["mtu"] == 1450
-    one.run(["ping", "-n", "-q", "-c1", "-w2", "-Mdo", "-s1422", address])
+    one.run(["ping", "-n", "-q", "-c1", f"-W{cni.PATIENCE}", "-Mdo", "-s1422", address])
 
 
 def test_underlay_mtu_too_small(hosts: list[Host], netns: Sandboxes) -> None:
@@ -98,7 +98,7 @@ def test_dual_stack(hosts: list[Host], netns: Sandboxes) -> None:
     extra = netns()
     hosts[0].add(extra, hosts[0].network(**members))
     for address in cni.addresses(result):
-        assert one.reaches(address, seconds=2)
+        assert one.reaches(address, seconds=cni.PATIENCE)
 
 
 def test_outside(hosts: list[Host], netns: Sandboxes) -> None:
@@ -108,7 +108,7 @@ def test_outside(hosts: list[Host], netns: Sandboxes) -> None:
     internal = {"internal": True, "subnets": [{"subnet": "10.8.0.0/24"}]}
     result = hosts[0].add(closed, hosts[0].network("red", **internal))
     assert open_one.reaches(hosts[1].address)
-    assert not closed.reaches(hosts[1].address)
+    assert not closed.reaches(hosts[1].address, seconds=1)
     assert closed.routes(4) and all(each["dst"] != "default" for each in closed.routes(4))
     hosts[0].call("CHECK", hosts[0].network("red", prevResult=result, **internal), closed).silent()
 
@@ -124,7 +124,7 @@ def test_published_port(hosts: list[Host], netns: Sandboxes) -> None:
     with sandbox.entered():
         listener = socket.create_server(("", 80))
     with hosts[1].netns.entered(), listener:
-        socket.create_connection((hosts[0].address, 8080), timeout=5).close()
+        socket.create_connection((hosts[0].address, 8080), timeout=cni.PATIENCE).close()
 
 
 def give_ipv6(hosts: list[Host]) -> None:
@@ -146,7 +146,7 @@ def test_several_subnets(hosts: list[Host], netns: Sandboxes) -> None:
     assert len(found) == 4
     for address, subnet in zip(found, subnets, strict=True):
         assert IPAddress(address) in IPNetwork(subnet)
-        assert one.reaches(address, seconds=3)
+        assert one.reaches(address, seconds=cni.PATIENCE)
     config = hosts[1].network(prevResult=result, **members)
     hosts[1].call("CHECK", config, two).silent()
 
@@ -163,7 +163,7 @@ def test_ipv6_only(hosts: list[Host], netns: Sandboxes, underlay: str) -> None:
     address = ip_of(hosts[1].add(two))
     catch_up(hosts[0], netns)
     assert one.addresses("eth0")[0].startswith("fd00:7::")
-    assert one.reaches(address, seconds=3)
+    assert one.reaches(address, seconds=cni.PATIENCE)
 
 
 def test_mixed_underlay(hosts: list[Host], netns: Sandboxes) -> None:
@@ -184,7 +184,7 @@ def test_outside_by_ipv6(hosts: list[Host], netns: Sandboxes) -> None:
     give_ipv6(hosts)
     sandbox = netns()
     hosts[0].add(sandbox, hosts[0].network(subnets=[{"subnet": "fd00:7::/64"}]))
-    assert sandbox.reaches("fd99::2", seconds=3)
+    assert sandbox.reaches("fd99::2", seconds=cni.PATIENCE)
 
 
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
@@ -220,7 +220,7 @@ def answers(server: Netns, client: Netns, to: str, protocol: str) -> bool:
         near = socket.socket(family, kind)
     with listener, near:
         for each in (listener, near):
-            each.settimeout(5)
+            each.settimeout(cni.PATIENCE)
         if protocol == "tcp":
             listener.listen()
             near.connect((to, 8080))
@@ -382,7 +382,7 @@ def test_check(hosts: list[Host], netns: Sandboxes) -> None:
     hosts[1].delete(two)
     hosts[0].check(one, result).silent()
     hosts[0].start_agent()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + cni.PATIENCE
     while hosts[0].check(one, result).code:  # guard and entries are other threads' of the agent
         assert time.monotonic() < deadline
         time.sleep(0.1)

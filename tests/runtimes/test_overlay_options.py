@@ -16,7 +16,6 @@ from tests.commands import IN_THE_WAY, INVALID
 from tests.hosts import Host, Sandboxes, cluster
 from tests.iproute import HOST, Netns
 
-_PATIENCE = 20  # seconds
 _PORT = 7777
 _BUM = {"bum": "ingress-replication"}
 _GROUP = "239.7.7.7"
@@ -44,7 +43,7 @@ def catch_up(host: Host, netns: Sandboxes) -> None:
 
 def until(holds: Callable[[], bool]) -> None:
     """Wait until something holds."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -59,7 +58,7 @@ def listening(*containers: Netns) -> Iterator[list[socket.socket]]:
             with each.entered():
                 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
                 found.append(udp)
-                udp.settimeout(_PATIENCE)
+                udp.settimeout(cni.PATIENCE)
                 udp.bind(("", _PORT))
                 group = socket.inet_aton(_GROUP) + bytes(4)
                 udp.setsockopt(socket.SOL_IP, socket.IP_ADD_MEMBERSHIP, group)
@@ -240,7 +239,7 @@ def heard_from(server: Netns, client: Netns, address: str) -> str:
     """The address that a client has to a server in another container."""
     with server.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("", _PORT))
-        udp.settimeout(_PATIENCE)
+        udp.settimeout(cni.PATIENCE)
         send(client, address, b"hello")
         return str(udp.recvfrom(9)[1][0])
 
@@ -307,8 +306,8 @@ def test_routed_ways_out(routed: list[Host], netns: Sandboxes) -> None:
     address = ip_of(routed[1].add(two, routed[1].network("red", **internal)))
     routed[0].add(netns(), routed[0].network("red", **internal))
     assert one.reaches(address)
-    assert not one.reaches(routed[1].address)
-    assert not sandbox.reaches(ip_of(result))
+    assert not one.reaches(routed[1].address, seconds=1)
+    assert not sandbox.reaches(ip_of(result), seconds=1)
     config = routed[0].network("red", prevResult=result, **internal)
     routed[0].call("CHECK", config, one).silent()
 
@@ -319,7 +318,7 @@ def first_heard(server: Netns, address: str, *clients: Netns) -> str:
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     with udp:
         udp.bind(("", _PORT))
-        udp.settimeout(_PATIENCE)
+        udp.settimeout(cni.PATIENCE)
         for number, client in enumerate(clients):
             send(client, address, b"%d" % number)
         return clients[int(udp.recvfrom(9)[0])].name
@@ -380,7 +379,7 @@ def test_routed_both_versions(routed: list[Host], netns: Sandboxes, underlay: st
     result = routed[1].add(two)
     catch_up(routed[0], netns)
     for address in cni.addresses(result):
-        assert one.reaches(address, seconds=3)
+        assert one.reaches(address, seconds=cni.PATIENCE)
     assert device_routes(routed[0], 6) == {"fd00:7::/64": "", "fd00:7::100/120": "fd00:7::101"}
     routed[1].check(two, result).silent()
 
@@ -424,7 +423,8 @@ def test_routed_published_port(routed: list[Host], netns: Sandboxes) -> None:
     with listener:
         for client in (routed[1].netns, other):
             with client.entered():
-                socket.create_connection((routed[0].address, 8080), timeout=5).close()
+                to = (routed[0].address, 8080)
+                socket.create_connection(to, timeout=cni.PATIENCE).close()
 
 
 def test_routed_with_agents(routed: list[Host], netns: Sandboxes) -> None:
@@ -437,13 +437,13 @@ def test_routed_with_agents(routed: list[Host], netns: Sandboxes) -> None:
     routed[2].add(three)
     both = {"10.7.0.0/24": "", "10.7.0.32/27": "10.7.0.33", "10.7.0.64/27": "10.7.0.65"}
     until(lambda: device_routes(routed[0]) == both)
-    until(lambda: one.reaches(address))
+    assert one.reaches(address, seconds=cni.PATIENCE)
     routed[2].delete(three)
     del both["10.7.0.64/27"]
     until(lambda: device_routes(routed[0]) == both)
     routed[0].netns.ip("link", "del", "vx-001001")
     until(lambda: "vx-001001" in routed[0].netns.links() and device_routes(routed[0]) == both)
-    assert one.reaches(address)
+    assert one.reaches(address, seconds=cni.PATIENCE)
 
 
 def test_mode_and_bum(hosts: list[Host], netns: Sandboxes) -> None:

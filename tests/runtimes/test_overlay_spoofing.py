@@ -49,7 +49,7 @@ def sees(spy: Netns, client: Netns, address: str) -> bool:
     with tap:
         tap.bind(("eth0", 0x0003))
         tap.setblocking(False)
-        client.run(["ping", "-n", "-q", "-c1", "-w2", "-p", "5ec2e7", address])
+        client.run(["ping", "-n", "-q", "-c1", f"-W{cni.PATIENCE}", "-p", "5ec2e7", address])
         try:
             while b"\x5e\xc2\xe7" * 4 not in tap.recv(2048):
                 pass

@@ -25,6 +25,7 @@ from cnm_core.store.shared import (
 )
 from cnm_core.store.shared_files import FileStore
 from cnm_core.tls import Trust
+from tests import cni
 from tests.certificates import authority, signed
 from tests.etcd import Etcd
 from tests.iproute import HOST, Netns
@@ -226,9 +227,9 @@ def test_lease(store: "SharedStore") -> None:
     assert store.get("other") is not None
     assert not store.keep_alive(lease)
     store.revoke(lease)
-    short = store.grant(1)
+    short = store.grant(3)
     put(store, "alive/b", "x", short)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + cni.PATIENCE
     while store.get("alive/b") is not None:
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -291,10 +292,12 @@ def test_compaction(etcd: Etcd) -> None:
 def test_turns(etcd: Etcd) -> None:
     """A follower's turn comes at first, after changes, when it is due, and after a compaction."""
     store, stopping = etcd_store(etcd), threading.Event()
-    followed = turns(store, "a/", stopping, 0.1)
+    followed = turns(store, "a/", stopping, 3600)
     assert next(followed)  # the first
     put(store, "a/1", "x")
     assert next(followed)  # a change
+    followed = turns(store, "a/", stopping, 0.1)
+    assert next(followed)
     assert not next(followed)  # a tenth of a second later
     followed = turns(store, "a/", stopping, 3600)
     assert next(followed)

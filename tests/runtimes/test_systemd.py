@@ -14,7 +14,6 @@ from tests.systemd import Systemd, booted
 
 ROOT = Path(__file__).parent.parent.parent
 UNIT = "cnm-agent.service"
-_PATIENCE = 30  # seconds
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def configure(machine: Systemd, host: Host) -> None:
 
 def until(holds: Callable[[], bool]) -> None:
     """Wait until something holds."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -78,13 +77,14 @@ def test_service(machine: Systemd, hosts: list[Host], netns: Sandboxes) -> None:
     assert machine.property(UNIT, "SubState") == "running"
     assert "active (running)" in machine.systemctl("status", UNIT)
     first = cni.addresses(hosts[1].add(two))[0]
-    until(lambda: one.reaches(first))
+    assert one.reaches(first, seconds=cni.PATIENCE)
 
     # What it is for takes files, devices, entries and rules.
     near = hosts[0].netns
     near.ip("link", "delete", "vx-001001")
     near.run(["nft", "delete", "table", "ip", "cnm-overlay"])
-    until(lambda: "cnm-overlay" in near.run(["nft", "list", "tables"]) and one.reaches(first))
+    until(lambda: "cnm-overlay" in near.run(["nft", "list", "tables"]))
+    assert one.reaches(first, seconds=cni.PATIENCE)
     create = ("network", "create", "--driver", "overlay", "--subnet", "10.8.0.0/24", "red")
     hosts[1].cnm().run(*create)
     conflist = machine.root / "etc/cni/net.d/90-red.conflist"
@@ -99,7 +99,7 @@ def test_service(machine: Systemd, hosts: list[Host], netns: Sandboxes) -> None:
     until(lambda: machine.property(UNIT, "SubState") == "running")
     assert machine.property(UNIT, "MainPID") != killed
     second = cni.addresses(hosts[1].add(three))[0]
-    until(lambda: one.reaches(second))
+    assert one.reaches(second, seconds=cni.PATIENCE)
 
     machine.systemctl("stop", UNIT)
     assert machine.property(UNIT, "Result") == "success"

@@ -11,8 +11,6 @@ from tests import cni
 from tests.hosts import Host, Sandboxes, cluster
 from tests.iproute import HOST, Netns
 
-_PATIENCE = 20  # seconds
-
 Placed = list[tuple[Host, Netns, cni.Config]]
 
 
@@ -33,7 +31,7 @@ def hosts(
 
 def until(holds: Callable[[], bool]) -> None:
     """Wait until something holds."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -46,9 +44,9 @@ def place(hosts: list[Host], netns: Sandboxes) -> Placed:
 
 
 def all_reach_all(placed: Placed) -> None:
-    """Wait until each container reaches each."""
+    """Assert that each container reaches each."""
     addresses = [cni.addresses(result)[0] for _, _, result in placed]
-    until(lambda: all(at.reaches(to) for _, at, _ in placed for to in addresses))
+    assert all(at.reaches(to, seconds=cni.PATIENCE) for _, at, _ in placed for to in addresses)
 
 
 def change_version(host: Host, to: Path) -> None:

@@ -14,7 +14,6 @@ from tests import cni
 from tests.hosts import Host, Sandboxes, cluster
 from tests.iproute import HOST, Netns
 
-_PATIENCE = 20  # seconds
 _PORT = 7777
 _TABLE = "cnm-overlay"
 
@@ -48,11 +47,17 @@ class Target:
             self.socket.bind(("", _PORT))
         self.sandbox = sandbox
 
+    def awaits(self, text: bytes) -> None:
+        """Wait until a datagram comes."""
+        self.socket.settimeout(cni.PATIENCE)
+        while self.socket.recv(100) != text:
+            pass
+
     def gets(self, text: bytes) -> bool:
         """Whether a datagram came, before another one that its own network sends it."""
         with self.sandbox.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
             own.sendto(b"end", (self.ip, _PORT))
-        self.socket.settimeout(_PATIENCE)
+        self.socket.settimeout(cni.PATIENCE)
         found = False
         while (got := self.socket.recv(100)) != b"end":
             found = found or got == text
@@ -99,12 +104,18 @@ def rules(host: Host, family: str = "ip") -> dict[str, Any]:
     return found
 
 
-def await_rules(host: Host, holds: Callable[[dict[str, Any]], bool]) -> None:
+def await_rules(host: Host, holds: Callable[[dict[str, Any]], bool], family: str = "ip") -> None:
     """Wait until the table is as it should be."""
-    deadline = time.monotonic() + _PATIENCE
-    while not holds(found := rules(host)):
-        assert time.monotonic() < deadline, (found, host.log.read_text())
+    deadline = time.monotonic() + cni.PATIENCE
+    while not holds(found := rules(host, family)):
+        said = host.log.read_text() if host.log.exists() else ""
+        assert time.monotonic() < deadline, (found, said)
         time.sleep(0.05)
+
+
+def await_drops(host: Host, family: str = "ip", **wanted: int) -> None:
+    """Wait until chains have dropped so many packets, which have arrived then."""
+    await_rules(host, lambda found: {name: found[name] for name in wanted} == wanted, family)
 
 
 def catch_up(host: Host, netns: Sandboxes) -> None:
@@ -121,12 +132,13 @@ def test_only_members(hosts: list[Host], netns: Sandboxes, stranger: Netns) -> N
     hosts[1].add(netns())
     catch_up(hosts[0], netns)
     send(hosts[1].netns, hosts[0].address, packet(4097, target, b"member"))
-    assert target.gets(b"member")
+    target.awaits(b"member")
     send(stranger, hosts[0].address, packet(4097, target, b"stranger"))
+    await_drops(hosts[0], guarded=1)
     assert not target.gets(b"stranger")
     send(hosts[2].netns, hosts[0].address, packet(4097, target, b"no member yet"))
+    await_drops(hosts[0], guarded=2)
     assert not target.gets(b"no member yet")
-    assert rules(hosts[0])["guarded"] == 2
     send(hosts[1].netns, hosts[0].address, packet(4098, target, b"other VNI"))
     assert not target.gets(b"other VNI")
 
@@ -163,14 +175,12 @@ def test_containers_forge_nothing(hosts: list[Host], netns: Sandboxes) -> None:
     for source in ("", hosts[1].address):
         for to in ("10.8.0.1", "10.7.0.1", hosts[0].address):
             send(attacker, to, packet(4097, target, b"local"), source)
+    await_drops(hosts[0], prerouting=2, guarded=4)
     assert not target.gets(b"local")
-    found = rules(hosts[0])
-    assert (found["prerouting"], found["guarded"]) == (2, 4)
     for source in ("", hosts[2].address):
         send(attacker, hosts[1].address, packet(4097, far, b"remote"), source)
+    await_drops(hosts[0], prerouting=3, passing=1)
     assert not far.gets(b"remote")
-    found = rules(hosts[0])
-    assert (found["prerouting"], found["passing"]) == (3, 1)
     send(attacker, hosts[1].address, b"something else", port=4790)
     assert rules(hosts[0])["passing"] == 1
 
@@ -186,7 +196,7 @@ def test_others_on_the_port(hosts: list[Host], netns: Sandboxes, stranger: Netns
     ip("link", "set", "theirs", "up")
     with hosts[0].netns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind(("10.7.1.7", _PORT))
-        udp.settimeout(_PATIENCE)
+        udp.settimeout(cni.PATIENCE)
         theirs = Target.__new__(Target)
         theirs.ip, theirs.mac = "10.7.1.7", "02:00:00:00:00:77"
         send(stranger, hosts[0].address, packet(77, theirs, b"theirs"))
@@ -289,12 +299,12 @@ def test_ipv6_underlay(hosts: list[Host], netns: Sandboxes, stranger: Netns) -> 
     target = Target(sandbox, hosts[0].add(sandbox))
     address = cni.addresses(hosts[1].add(other))[0]
     catch_up(hosts[0], netns)
-    assert sandbox.reaches(address, seconds=3)
+    assert sandbox.reaches(address, seconds=cni.PATIENCE)
     assert sandbox.link("eth0")["mtu"] == 1430
     send(hosts[1].netns, "fd99::1", packet(4097, target, b"member"))
-    assert target.gets(b"member")
+    target.awaits(b"member")
     send(stranger, "fd99::1", packet(4097, target, b"stranger"))
+    await_drops(hosts[0], "ip6", guarded=1)
     assert not target.gets(b"stranger")
-    found = rules(hosts[0], "ip6")
-    assert found["members"] == [[4789, 4097, "fd99::2", "fd99::1"]] and found["guarded"] == 1
+    assert rules(hosts[0], "ip6")["members"] == [[4789, 4097, "fd99::2", "fd99::1"]]
     assert rules(hosts[0]) == {}

@@ -11,6 +11,7 @@ import pytest
 
 from cnm_core.http import Answer, Connection, NotHttp, Server, Unanswered, Unreachable, parse_url
 from cnm_core.tls import Trust
+from tests import cni
 
 Serve = Callable[..., Server]
 
@@ -60,7 +61,7 @@ def _answer(listener: socket.socket, pieces: tuple[bytes, ...], closes: bool) ->
 def get(server: Server, **members: int) -> Answer:
     """The answer to one request."""
     with Connection(server) as connection:
-        return connection.request("GET", "/", seconds=10, **members)
+        return connection.request("GET", "/", seconds=cni.PATIENCE, **members)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,7 @@ def test_body(serve: Serve, pieces: list[bytes], body: bytes, bytewise: bool) ->
 
 def test_stream_waits(tmp_path: Path) -> None:
     """A stream in which nothing happens lasts longer than an answer may take to come."""
+    patience, waited = 2.0, threading.Event()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "stream.sock"))
     listener.listen()
@@ -101,17 +103,21 @@ def test_stream_waits(tmp_path: Path) -> None:
         with accepted:
             accepted.recv(1 << 16)
             accepted.sendall(CHUNKED + b"3\r\none\r\n")
-            time.sleep(1)
+            waited.wait(cni.PATIENCE)
             accepted.sendall(b"3\r\ntwo\r\n")
 
     server = threading.Thread(target=serve)
     server.start()
     seen: set[bytes] = set()
     with listener, Connection(Server(path=str(tmp_path / "stream.sock"))) as connection:
-        pieces = connection.stream("GET", "/", b"", {}, seconds=0.3, pause=0.1)
+        pieces = connection.stream("GET", "/", b"", {}, seconds=patience, pause=0.1)
         with pytest.raises(Unanswered, match="closed the connection"):
             for piece in pieces:
                 seen.add(piece)
+                if piece:
+                    since = time.monotonic()
+                elif time.monotonic() - since > 1.2 * patience:
+                    waited.set()
     server.join()
     assert seen == {b"one", b"", b"two"}
 
@@ -191,7 +197,7 @@ def test_connection_is_kept(serve: Serve) -> None:
     for server in (serve(answer, closes=False), serve(last)):
         with Connection(server) as connection:
             for _ in range(3):
-                assert connection.request("GET", "/", seconds=10).body == b"ok"
+                assert connection.request("GET", "/", seconds=cni.PATIENCE).body == b"ok"
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -220,7 +226,9 @@ def test_a_server_of_others() -> None:
         host = f"localhost:{server.server_port}"
         with Connection(parse_url(f"http://{host}/ignored")) as connection:
             for _ in range(2):
-                answer = connection.request("POST", "/a/b", b"c" * 99999, {"X-Y": "z"}, seconds=10)
+                answer = connection.request(
+                    "POST", "/a/b", b"c" * 99999, {"X-Y": "z"}, seconds=cni.PATIENCE
+                )
                 assert answer == Answer(
                     418, "I am a teapot", f"/a/b {host} z ".encode() + b"c" * 99999
                 )

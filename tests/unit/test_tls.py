@@ -10,7 +10,7 @@ import pytest
 
 from cnm_core.http import Connection, Server, Unreachable
 from cnm_core.tls import Trust
-from tests import certificates
+from tests import certificates, cni
 
 ANSWER = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 100_000
 
@@ -53,7 +53,7 @@ def _serve(listener: socket.socket, context: ssl.SSLContext) -> None:
 def test_long_answer(server: Server) -> None:
     """An answer of many records, which ends with TLS's goodbye."""
     with Connection(server) as connection:
-        assert len(connection.request("GET", "/", seconds=10).body) == 100_000
+        assert len(connection.request("GET", "/", seconds=cni.PATIENCE).body) == 100_000
 
 
 @pytest.mark.parametrize("trust", [Trust(), Trust(verify=False)])
@@ -62,9 +62,9 @@ def test_trust(server: Server, trust: Trust) -> None:
     with Connection(server.replace(trust=trust)) as connection:
         if trust.verify:
             with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
-                connection.request("GET", "/", seconds=10)
+                connection.request("GET", "/", seconds=cni.PATIENCE)
         else:
-            assert connection.request("GET", "/", seconds=10).status == 200
+            assert connection.request("GET", "/", seconds=cni.PATIENCE).status == 200
 
 
 def test_files(server: Server) -> None:
@@ -73,4 +73,4 @@ def test_files(server: Server) -> None:
         Connection(server.replace(trust=Trust(ca="/absent.pem"))) as connection,
         pytest.raises(ValueError, match=r"/absent\.pem"),
     ):
-        connection.request("GET", "/", seconds=10)
+        connection.request("GET", "/", seconds=cni.PATIENCE)

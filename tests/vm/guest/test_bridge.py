@@ -32,8 +32,8 @@ def test_add_and_ping(endpoint: MakeEndpoint, dual: Config) -> None:
     added = [*cni.addresses(one.add(dual)), *cni.addresses(other.add(dual))]
     assert HOST.addresses("blue0") == ["10.1.0.1/24", "fd00:1::1/64"]
     for address in (*GATEWAYS, *added):
-        assert one.netns.reaches(address, seconds=10)
-        assert other.netns.reaches(address, seconds=10)
+        assert one.netns.reaches(address, seconds=cni.PATIENCE)
+        assert other.netns.reaches(address, seconds=cni.PATIENCE)
 
 
 def test_check(endpoint: MakeEndpoint, dual: Config) -> None:

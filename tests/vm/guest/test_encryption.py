@@ -32,7 +32,6 @@ from tests.etcd import Etcd
 from tests.hosts import Host, Sandboxes, cluster
 from tests.iproute import HOST, Netns, exchange_by_tcp
 
-PATIENCE = 10  # seconds, for emulation is slow
 MARKER = b"read me on the underlay "
 VXLAN_PORT, WIREGUARD_PORT = 4789, 51830
 _ETH_P_ALL, _SO_RCVBUFFORCE = 3, 33
@@ -65,6 +64,14 @@ def catch_up(host: Host, netns: Sandboxes, **members: Any) -> None:
     sandbox = netns()
     host.add(sandbox, host.network(**members))
     host.delete(sandbox, host.network(**members))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds."""
+    deadline = time.monotonic() + cni.PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 class Capture:
@@ -133,7 +140,7 @@ def without(module: str) -> Iterator[None]:
     helper = _MODPROBE.read_text()
     _MODPROBE.write_text("/bin/false\n")
     try:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + cni.PATIENCE
         while Path("/sys/module", module).exists():
             subprocess.run(["modprobe", "-r", module], capture_output=True, check=False)
             assert time.monotonic() < deadline
@@ -160,7 +167,7 @@ def test_kernel_without(hosts: list[Host], netns: Sandboxes) -> None:
         assert module in error["details"]
     assert set(hosts[2].netns.links()) == {"lo", "uplink"}
     assert stored(hosts[0].etcd) == known
-    assert one.reaches(address, seconds=PATIENCE)
+    assert one.reaches(address, seconds=cni.PATIENCE)
 
 
 def stored(etcd: Etcd) -> dict[str, str]:
@@ -196,7 +203,7 @@ def test_no_plain_text(
     capture = Capture(hosts[0])
     assert exchange_by_tcp(one, two, secret, payload) == payload
     assert one.link("eth0")["mtu"] == 1370
-    one.run(["ping", "-n", "-q", "-c1", f"-w{PATIENCE}", "-Mdo", "-s1342", secret])
+    one.run(["ping", "-n", "-q", "-c1", f"-w{cni.PATIENCE}", "-Mdo", "-s1342", secret])
     frames = capture.end()
     assert sum(map(len, frames)) > 2 * len(payload)
     assert not any(MARKER[:12] in frame for frame in frames)
@@ -207,7 +214,7 @@ def test_no_plain_text(
     capture = Capture(hosts[0])
     assert exchange_by_tcp(one, two, secret, payload) == payload
     assert one.link("eth0")["mtu"] == 1376
-    one.run(["ping", "-n", "-q", "-c1", f"-w{PATIENCE}", "-Mdo", "-s1348", secret])
+    one.run(["ping", "-n", "-q", "-c1", f"-w{cni.PATIENCE}", "-Mdo", "-s1348", secret])
     frames = capture.end()
     assert max(map(len, frames)) == 14 + 1500
     assert sum(len(frame) for frame in frames if is_esp(frame)) > 2 * len(payload)
@@ -249,7 +256,7 @@ def test_fails_closed(hosts: list[Host], netns: Sandboxes) -> None:
     hosts[0].netns.ip(*["-6", "route", "add", "default", "dev", "uplink"])
     for network, breaks in ((ENCRYPTED, BREAKS), (BY_ESP, ESP_BREAKS)):
         (one, _), (_, address) = connected(hosts[:2], netns, **network)
-        assert one.reaches(address, seconds=PATIENCE)
+        assert one.reaches(address, seconds=cni.PATIENCE)
         marked = ["ping", "-n", "-q", "-i0.2", "-w1", "-p", MARKER[:16].hex(), address]
         for words in breaks:
             hosts[0].netns.ip(*words.split())
@@ -263,7 +270,7 @@ def test_fails_closed(hosts: list[Host], netns: Sandboxes) -> None:
             catch_up(hosts[0], netns, **network)
             if words == ESP_BREAKS[-1]:  # it has another key, that the other host sees by itself
                 catch_up(hosts[1], netns, **network)
-            assert one.reaches(address, seconds=PATIENCE), words
+            assert one.reaches(address, seconds=cni.PATIENCE), words
     # As by a DEL that was killed: the link is gone, and all else is there.
     hosts[0].netns.ip("link", "delete", "esp-cnm")
     hosts[0].delete(one, hosts[0].network(**BY_ESP))
@@ -279,29 +286,29 @@ def test_two_networks(hosts: list[Host], netns: Sandboxes) -> None:
         host.overrides["underlay"] = f"2001:db8:99::{host.number}"
     (one, _), (_, first) = connected(pair, netns, **ENCRYPTED)
     assert one.link("eth0")["mtu"] == 1350
-    one.run(["ping", "-n", "-q", "-c1", f"-w{PATIENCE}", "-Mdo", "-s1322", first])
+    one.run(["ping", "-n", "-q", "-c1", f"-w{cni.PATIENCE}", "-Mdo", "-s1322", first])
     red = {"name": "red", "subnets": [{"subnet": "10.8.0.0/24"}], **ENCRYPTED}
     (two, _), (other, second) = connected(pair, netns, **red)
     pair[0].delete(one, pair[0].network(**ENCRYPTED))
-    assert two.reaches(second, seconds=PATIENCE)
+    assert two.reaches(second, seconds=cni.PATIENCE)
     assert "wg-cnm" in pair[0].netns.links()
     routed = {"mode": "l3", **BY_ESP}
     (three, _), (_, third) = connected(pair, netns, **routed)
     assert three.link("eth0")["mtu"] == 1356
-    three.run(["ping", "-n", "-q", "-c1", f"-w{PATIENCE}", "-Mdo", "-s1328", third])
+    three.run(["ping", "-n", "-q", "-c1", f"-w{cni.PATIENCE}", "-Mdo", "-s1328", third])
     own = ["xfrm", "state", "add", "src", "::1", "dst", "::1", "proto", "esp", "spi", "9"]
     pair[0].netns.ip(
         *own, "mode", "transport", "aead", "rfc4106(gcm(aes))", "0x" + "1f" * 20, "128"
     )
     pair[0].delete(two, pair[0].network(**red))
     assert "wg-cnm" not in pair[0].netns.links()
-    assert three.reaches(third, seconds=PATIENCE)
+    assert three.reaches(third, seconds=cni.PATIENCE)
     pair[0].delete(three, pair[0].network(**routed))
     assert set(pair[0].netns.links()) == {"lo", "uplink"}
     assert pair[0].netns.run(["ip", "xfrm", "policy"]) == ""
     (somebody_elses,) = pair[0].netns.run(["ip", "-o", "xfrm", "state"]).splitlines()
     assert "spi 0x00000009" in somebody_elses
-    assert not other.reaches("10.8.0.2")
+    assert not other.reaches("10.8.0.2", seconds=1)
 
 
 def test_port_in_use(hosts: list[Host], netns: Sandboxes) -> None:
@@ -323,7 +330,7 @@ def test_port_in_use(hosts: list[Host], netns: Sandboxes) -> None:
         assert not kinds & {"endpoints", "ips", "tunnels"}
         hosts[0].overrides["wireguardPort"] = WIREGUARD_PORT + 1
         (one, _), (_, address) = connected(hosts[:2], netns, **ENCRYPTED)
-        assert one.reaches(address, seconds=PATIENCE)
+        assert one.reaches(address, seconds=cni.PATIENCE)
 
 
 # --- who is shut out
@@ -342,7 +349,9 @@ def vxlan_packet(vni: int, to: str, mac: str, payload: bytes) -> bytes:
     return struct.pack("!II", 0x08000000, vni << 8) + frame
 
 
-def gets(sandbox: Netns, sender: Netns, to: tuple[Any, ...], packet: bytes) -> bool:
+def gets(
+    sandbox: Netns, sender: Netns, to: tuple[Any, ...], packet: bytes, seconds: int = 2
+) -> bool:
     """Whether a container gets what a namespace sends as VXLAN to an address of its host."""
     family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
     with sandbox.entered():
@@ -351,7 +360,7 @@ def gets(sandbox: Netns, sender: Netns, to: tuple[Any, ...], packet: bytes) -> b
         out = socket.socket(family, socket.SOCK_DGRAM)
     with listener, out:
         listener.bind(("", 9999))
-        listener.settimeout(2)
+        listener.settimeout(seconds)
         for _ in range(3):
             out.sendto(packet, to)
         try:
@@ -367,7 +376,7 @@ def test_plain_packets(hosts: list[Host], netns: Sandboxes) -> None:
     ((two, secret), _) = connected(hosts[:2], netns, **ENCRYPTED)
     near, far = hosts[0].netns, hosts[1].netns
     packet = vxlan_packet(4097, plain, one.link("eth0")["address"], MARKER)
-    assert gets(one, far, (hosts[0].address, VXLAN_PORT), packet)
+    assert gets(one, far, (hosts[0].address, VXLAN_PORT), packet, cni.PATIENCE)
     # Nobody else's rules are to keep it out.
     near.run(["nft", "flush", "ruleset"])
     packet = vxlan_packet(4098, secret, two.link("eth0")["address"], MARKER)
@@ -381,7 +390,7 @@ def test_plain_packets(hosts: list[Host], netns: Sandboxes) -> None:
     index = far.link("uplink")["ifindex"]
     assert not gets(two, far, (link_local, VXLAN_PORT, 0, index), packet)
     tunnelled = far.link("wg-cnm")["ifindex"]
-    assert gets(two, far, ("fe80::a63:1", VXLAN_PORT, 0, tunnelled), packet)
+    assert gets(two, far, ("fe80::a63:1", VXLAN_PORT, 0, tunnelled), packet, cni.PATIENCE)
 
     ((three, secret), _) = connected(hosts[:2], netns, **BY_ESP)
     near.run(["nft", "flush", "ruleset"])
@@ -389,13 +398,13 @@ def test_plain_packets(hosts: list[Host], netns: Sandboxes) -> None:
     assert not gets(three, far, (hosts[0].address, VXLAN_PORT), packet)
     assert not gets(three, far, (link_local, VXLAN_PORT, 0, index), packet)
     tunnelled = far.link("esp-cnm")["ifindex"]
-    assert gets(three, far, ("fe80::a63:1", VXLAN_PORT, 0, tunnelled), packet)
+    assert gets(three, far, ("fe80::a63:1", VXLAN_PORT, 0, tunnelled), packet, cni.PATIENCE)
 
 
 def test_wrong_key(hosts: list[Host], netns: Sandboxes) -> None:
     """Who has not the key that the others know is shut out, and so is who was fenced."""
     (one, _), (_, address) = connected(hosts[:2], netns, **ENCRYPTED)
-    assert one.reaches(address, seconds=PATIENCE)
+    assert one.reaches(address, seconds=cni.PATIENCE)
     further = netns()
     result = hosts[1].add(further, hosts[1].network(**ENCRYPTED))
     hosts[1].check(further, result, **ENCRYPTED).silent()
@@ -406,7 +415,7 @@ def test_wrong_key(hosts: list[Host], netns: Sandboxes) -> None:
     assert "WireGuard device wg-cnm: expected the key in " in error["msg"]
     assert private_key(hosts[1]) not in str(error)
     catch_up(hosts[1], netns, **ENCRYPTED)
-    assert one.reaches(address, seconds=PATIENCE)
+    assert one.reaches(address, seconds=cni.PATIENCE)
 
     fence(hosts[1])
     catch_up(hosts[0], netns, **ENCRYPTED)
@@ -420,7 +429,7 @@ def test_wrong_esp_key(hosts: list[Host], netns: Sandboxes) -> None:
     """Who has not the key that follows from the hosts' is shut out, and so is who was fenced."""
     near, far = hosts[:2]
     (one, _), (_, address) = connected([near, far], netns, **BY_ESP)
-    assert one.reaches(address, seconds=PATIENCE)
+    assert one.reaches(address, seconds=cni.PATIENCE)
     listed = near.netns.run(["ip", "xfrm", "state"])
     assert listed.count("rfc4106(gcm(aes))") == listed.count("flag esn") == 2
     further = netns()
@@ -444,7 +453,7 @@ def test_wrong_esp_key(hosts: list[Host], netns: Sandboxes) -> None:
     assert "security association to host-1: expected SPI 0x" in error["msg"]
     mend(far, "security association from host-1")
     catch_up(near, netns, **BY_ESP)
-    assert one.reaches(address, seconds=PATIENCE)
+    assert one.reaches(address, seconds=cni.PATIENCE)
 
     fence(far)
     catch_up(near, netns, **BY_ESP)
@@ -522,30 +531,31 @@ class Conversation(threading.Thread):
 def test_rotation(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixture[str]) -> None:
     """With another key on one host, traffic goes on, and the former key is worth nothing."""
     (one, _), (two, address) = connected(hosts[:2], netns, **ENCRYPTED)
-    hosts[1].start_agent(seconds=10 * PATIENCE)
-    assert one.reaches(address, seconds=PATIENCE)
+    hosts[1].start_agent(seconds=2 * cni.PATIENCE)
+    assert one.reaches(address, seconds=cni.PATIENCE)
     keys = [peer_key(hosts[1])]
     conversation = Conversation(one, two, address)
     conversation.start()
     try:
         for _ in range(3):
             pause = conversation.longest_pause(lambda: rotate(hosts[0]))
+            until(lambda: peer_key(hosts[1]) not in ("", *keys))
             keys.append(peer_key(hosts[1]))
             with capsys.disabled():
                 print(f"\nrotation: traffic paused for {pause * 1000:.0f} ms")
         command = [hosts[0].bin / "cnm", "node", "rotate-key", "--agent-config"]
         key = hosts[0].netns.run([*map(str, command), str(hosts[0].write_config())]).strip()
+        until(lambda: peer_key(hosts[1]) == key)
         count = conversation.count
-        time.sleep(2)
+        until(lambda: conversation.count > count or not conversation.is_alive())
     finally:
         conversation.end()
     assert not conversation.error
     assert conversation.count > count
-    assert peer_key(hosts[1]) == key
     assert len({*keys, key}) == 5
     # What else an agent does for its tunnel: here it is.
     hosts[1].netns.ip("link", "delete", "wg-cnm")
-    assert one.reaches(address, seconds=3 * PATIENCE)
+    assert one.reaches(address, seconds=cni.PATIENCE)
     assert "made-tunnel" in hosts[1].events()
     rotate_esp(hosts, netns, capsys)
     forgets_the_fenced(hosts, netns, one, address)
@@ -554,7 +564,7 @@ def test_rotation(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFix
 def rotate_esp(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixture[str]) -> None:
     """By ESP not a packet is lost; and the keys of no two moments are the same."""
     (one, _), (two, address) = connected(hosts[:2], netns, **BY_ESP)
-    assert one.reaches(address, seconds=PATIENCE)
+    assert one.reaches(address, seconds=cni.PATIENCE)
     before = [nonzero(host) for host in hosts[:2]]
     keys = {associated(hosts[0])}
     conversation = Conversation(one, two, address)
@@ -562,6 +572,7 @@ def rotate_esp(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixtur
     try:
         for _ in range(2):
             pause = conversation.longest_pause(lambda: rotate(hosts[0], EspTunnel))
+            until(lambda: associated(hosts[0]) not in {"", *keys})
             keys.add(associated(hosts[0]))
             with capsys.disabled():
                 print(f"\nrotation by ESP: traffic paused for {pause * 1000:.0f} ms")
@@ -571,17 +582,16 @@ def rotate_esp(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixtur
     assert [nonzero(host) for host in hosts[:2]] == before
     assert len(keys) == 3
     # What was there before goes, on its own.
-    deadline = time.monotonic() + 3 * PATIENCE
-    while any(host.netns.run(["ip", "xfrm", "state"]).count("proto esp") > 2 for host in hosts[:2]):
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
+    listed = ["ip", "xfrm", "state"]
+    until(lambda: all(host.netns.run(listed).count("proto esp") <= 2 for host in hosts[:2]))
 
 
 def associated(host: Host) -> str:
-    """The keys of what a host has in its kernel of ESP that is not to end."""
+    """The keys of what a host has in its kernel of ESP that is not to end; "" while it changes."""
     with host.netns.entered():
         found = [each for each in Xfrm(IF_ID).associations() if not each.ends]
-    assert len(found) == 2
+    if len(found) != 2:
+        return ""
     listed = host.netns.run(["ip", "-o", "xfrm", "state"]).splitlines()
     return "".join(
         line.partition("rfc4106(gcm(aes)) ")[2].split()[0]
@@ -598,9 +608,9 @@ def rotate(host: Host, kind: type[Tunnel | EspTunnel] = Tunnel) -> None:
 
 
 def peer_key(host: Host) -> str:
-    """The public key of a host's only peer."""
-    (peer,) = peers(host)
-    return b64encode(peer.key).decode()
+    """The public key of a host's only peer; "" while it changes."""
+    found = peers(host)
+    return b64encode(found[0].key).decode() if len(found) == 1 else ""
 
 
 def peers(host: Host) -> tuple[Peer, ...]:
@@ -618,11 +628,11 @@ def forgets_the_fenced(hosts: list[Host], netns: Sandboxes, client: Netns, addre
     key = peer_key(hosts[1])
     fence(hosts[0])
     await_peers(hosts[1], 0)
-    assert not client.reaches(address)
+    assert not client.reaches(address, seconds=1)
     catch_up(hosts[0], netns, **ENCRYPTED)
     await_peers(hosts[1], 1)
     assert peer_key(hosts[1]) == key
-    assert client.reaches(address, seconds=PATIENCE)
+    assert client.reaches(address, seconds=cni.PATIENCE)
 
 
 def fence(host: Host) -> None:
@@ -634,10 +644,7 @@ def fence(host: Host) -> None:
 
 def await_peers(host: Host, count: int) -> None:
     """Wait until a host has so many peers."""
-    deadline = time.monotonic() + 3 * PATIENCE
-    while len(peers(host)) != count:
-        assert time.monotonic() < deadline, host.log.read_text()
-        time.sleep(0.1)
+    until(lambda: len(peers(host)) == count)
 
 
 # --- with other options
@@ -656,7 +663,7 @@ def test_other_options(hosts: list[Host], netns: Sandboxes) -> None:
     assert exchange_by_tcp(three, four, copied, payload) == payload
     with four.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("", 9999))
-        listener.settimeout(PATIENCE)
+        listener.settimeout(cni.PATIENCE)
         broadcast(three, "10.8.0.255", 9999)
         assert listener.recv(100) == MARKER
     frames = capture.end()

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from tests import cni
 from tests.iproute import HOST, Netns, run
 
 MakeNetns = Callable[[], Netns]
 
 pytestmark = pytest.mark.usefixtures("node")
 
-PATIENCE = 10  # seconds, for emulation is slow
 AEAD = f"rfc4106(gcm(aes)) 0x{'5a' * 20} 128"  # a key of 128 bits with a salt, a full ICV
 
 
@@ -40,9 +40,9 @@ def test_vlan_filtering(netns: MakeNetns) -> None:
         _ip(HOST, f"link set port{number} master blue0 up")
         _vlan(f"port{number}", 77)
         _up(sandbox, "eth0", f"10.9.0.{number}/24")
-    assert one.reaches("10.9.0.2", seconds=PATIENCE)
+    assert one.reaches("10.9.0.2", seconds=cni.PATIENCE)
     _vlan("port2", 78)
-    assert not one.reaches("10.9.0.2")
+    assert not one.reaches("10.9.0.2", seconds=1)
 
 
 def _vlan(port: str, number: int) -> None:
@@ -57,9 +57,9 @@ def test_vlan_link(netns: MakeNetns) -> None:
     for number, sandbox in enumerate((one, other), 1):
         _ip(sandbox, "link add link eth0 name blue type vlan id 77")
         _up(sandbox, "blue", f"10.8.0.{number}/24")
-    assert one.reaches("10.8.0.2", seconds=PATIENCE)
+    assert one.reaches("10.8.0.2", seconds=cni.PATIENCE)
     _ip(other, "link delete blue")
-    assert not one.reaches("10.8.0.2")
+    assert not one.reaches("10.8.0.2", seconds=1)
 
 
 @pytest.mark.parametrize("mode", ["l2", "l3", "l3s"])
@@ -70,7 +70,7 @@ def test_ipvlan(netns: MakeNetns, mode: str) -> None:
     for number, sandbox in enumerate((one, other), 1):
         _ip(HOST, f"link add link uplink eth0 netns {sandbox.name} type ipvlan mode {mode}")
         _up(sandbox, "eth0", f"10.9.0.{number}/24")
-    assert one.reaches("10.9.0.2", seconds=PATIENCE)
+    assert one.reaches("10.9.0.2", seconds=cni.PATIENCE)
 
 
 def test_wireguard() -> None:
@@ -86,7 +86,7 @@ def test_esp(netns: MakeNetns) -> None:
     for sandbox, request, answer in ((one, "out", "in"), (other, "in", "out")):
         _encrypted(sandbox, "src 10.9.0.1 dst 10.9.0.2", request)
         _encrypted(sandbox, "src 10.9.0.2 dst 10.9.0.1", answer)
-    assert one.reaches("10.9.0.2", seconds=PATIENCE)
+    assert one.reaches("10.9.0.2", seconds=cni.PATIENCE)
     assert " 0(packets)" not in one.run(["ip", "-s", "xfrm", "state"])
 
 
@@ -106,7 +106,7 @@ def test_masquerade(netns: MakeNetns) -> None:
     _ip(inside, "route add default via 10.8.0.1")
     with router.entered():
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
-    assert not inside.reaches("10.9.0.2")
+    assert not inside.reaches("10.9.0.2", seconds=1)
     chain = "type nat hook postrouting priority srcnat; oif eth0 masquerade;"
     router.run(["nft", f"table ip test {{ chain test {{ {chain} }}; }}"])
-    assert inside.reaches("10.9.0.2", seconds=PATIENCE)
+    assert inside.reaches("10.9.0.2", seconds=cni.PATIENCE)

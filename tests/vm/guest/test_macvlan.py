@@ -14,8 +14,6 @@ INTERFACE_EXISTS = 104
 MakeNetns = Callable[[], Netns]
 MakeEndpoint = Callable[[], Endpoint]
 
-PATIENCE = 10  # seconds, for emulation is slow
-
 
 @pytest.fixture(params=["macvlan", "ipvlan"])
 def plugin(request: pytest.FixtureRequest) -> str:
@@ -49,18 +47,18 @@ def test_made_and_removed(endpoint: MakeEndpoint, config: Config) -> None:
     result = one.add(config)
     link = HOST.link("up0.10")
     assert (link["link"], link["linkinfo"]["info_data"]["id"]) == ("up0", 10)
-    assert one.netns.reaches("10.1.0.1", seconds=PATIENCE)
+    assert one.netns.reaches("10.1.0.1", seconds=cni.PATIENCE)
     one.check(config, result).silent()
     other.add(config)
     third.add(green)
     assert HOST.link("up0.10")["ifindex"] == link["ifindex"]
     one.delete(config)
     other.delete(config)
-    assert third.netns.reaches("10.1.0.1", seconds=PATIENCE)
+    assert third.netns.reaches("10.1.0.1", seconds=cni.PATIENCE)
     third.delete(green)
     assert "up0.10" not in HOST.links()
     one.add(config)
-    assert one.netns.reaches("10.1.0.1", seconds=PATIENCE)
+    assert one.netns.reaches("10.1.0.1", seconds=cni.PATIENCE)
 
 
 def test_the_host_has_such_a_name(endpoint: MakeEndpoint, config: Config) -> None:
@@ -70,7 +68,7 @@ def test_the_host_has_such_a_name(endpoint: MakeEndpoint, config: Config) -> Non
     one, other = endpoint(), endpoint()
     for each in (one, other):
         each.check(config, each.add(config)).silent()
-        assert each.netns.reaches("10.1.0.1", seconds=PATIENCE)
+        assert each.netns.reaches("10.1.0.1", seconds=cni.PATIENCE)
     assert HOST.link("eth0") == before
     one.netns.ip("link", "add", "net1", "type", "bridge")
     one.other("net1").call("ADD", config).error(INTERFACE_EXISTS)
@@ -83,7 +81,7 @@ def test_one_that_is_there_stays(endpoint: MakeEndpoint, config: Config) -> None
     HOST.ip("link", "add", "link", "up0", "up0.10", "up", "type", "vlan", "id", "10")
     eth0 = endpoint()
     eth0.add(config)
-    assert eth0.netns.reaches("10.1.0.1", seconds=PATIENCE)
+    assert eth0.netns.reaches("10.1.0.1", seconds=cni.PATIENCE)
     eth0.delete(config)
     assert "up0.10" in HOST.links()
 
@@ -138,7 +136,7 @@ def test_internal(endpoint: MakeEndpoint, config: Config) -> None:
     other.add(internal)
     (parent,) = HOST.links().keys() - before
     assert HOST.link(parent)["linkinfo"]["info_kind"] == "dummy"
-    assert other.netns.reaches(address, seconds=PATIENCE)
+    assert other.netns.reaches(address, seconds=cni.PATIENCE)
     one.delete(internal)
     other.delete(internal)
     assert HOST.links().keys() == before

@@ -14,7 +14,6 @@ from tests.iproute import run
 MakeEndpoint = Callable[[], Endpoint]
 
 MODPROBE = Path("/proc/sys/kernel/modprobe")
-_PATIENCE = 60  # seconds
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def _unload() -> None:
 
     Namespaces of earlier tests go in their own time, and hold it until then.
     """
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + cni.PATIENCE
     while Path("/sys/module/nf_tables").exists():
         holders = [each.name for each in Path("/sys/module/nf_tables/holders").iterdir()]
         done = subprocess.run(

@@ -20,7 +20,6 @@ TakeSnapshot = Callable[..., Snapshot]
 
 BRIDGE = "blue0"
 GO_PLUGINS = "/usr/lib/cni"
-PATIENCE = 10  # seconds, for emulation is slow
 KILLS = 10
 FOREIGN = "02:00:00:00:00:77"
 
@@ -128,10 +127,10 @@ def test_two_vlans(endpoint: MakeEndpoint, layer2: Config) -> None:
     for number, (each, vid) in enumerate(((one, 10), (same, 10), (other, 20), (none, 0)), 1):
         each.add(layer2 | {"vlan": vid})
         _address(each.netns, number)
-    assert one.netns.reaches("10.7.0.2", seconds=PATIENCE)
-    assert not one.netns.reaches("10.7.0.3")
-    assert not one.netns.reaches("10.7.0.4")
-    assert not other.netns.reaches("10.7.0.4")
+    assert one.netns.reaches("10.7.0.2", seconds=cni.PATIENCE)
+    assert not one.netns.reaches("10.7.0.3", seconds=1)
+    assert not one.netns.reaches("10.7.0.4", seconds=1)
+    assert not other.netns.reaches("10.7.0.4", seconds=1)
 
 
 def test_trunk(endpoint: MakeEndpoint, layer2: Config) -> None:
@@ -144,8 +143,8 @@ def test_trunk(endpoint: MakeEndpoint, layer2: Config) -> None:
         for vid in (10, 21, 30):
             _tagged(each.netns, vid, number)
     for subnet in (7, 10, 21):
-        assert one.netns.reaches(f"10.{subnet}.0.2", seconds=PATIENCE)
-    assert not one.netns.reaches("10.30.0.2")
+        assert one.netns.reaches(f"10.{subnet}.0.2", seconds=cni.PATIENCE)
+    assert not one.netns.reaches("10.30.0.2", seconds=1)
 
 
 def test_trunk_and_access(endpoint: MakeEndpoint, layer2: Config) -> None:
@@ -155,7 +154,7 @@ def test_trunk_and_access(endpoint: MakeEndpoint, layer2: Config) -> None:
     access.add(layer2 | {"vlan": 10})
     _tagged(trunk.netns, 10, 1)
     _address(access.netns, 2, subnet=10)
-    assert trunk.netns.reaches("10.10.0.2", seconds=PATIENCE)
+    assert trunk.netns.reaches("10.10.0.2", seconds=cni.PATIENCE)
 
 
 @pytest.mark.parametrize("preserved", [True, False])
@@ -169,7 +168,7 @@ def test_preserve_default_vlan(endpoint: MakeEndpoint, layer2: Config, preserved
         listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
     with listener:
         listener.settimeout(2)
-        assert not default.netns.reaches("10.7.0.2")
+        assert not default.netns.reaches("10.7.0.2", seconds=1)
         assert _asked_for(listener, "10.7.0.2") is preserved
 
 
@@ -192,11 +191,11 @@ def test_macspoofchk(endpoint: MakeEndpoint, layer2: Config) -> None:
         _address(each.netns, number)
         _tagged(each.netns, 10, number)
     for address in ("10.7.0.2", "10.10.0.2"):
-        assert one.netns.reaches(address, seconds=PATIENCE)
+        assert one.netns.reaches(address, seconds=cni.PATIENCE)
     one.netns.ip("link", "set", "eth0.10", "address", FOREIGN)
-    assert not one.netns.reaches("10.10.0.2")
+    assert not one.netns.reaches("10.10.0.2", seconds=1)
     one.netns.ip("link", "set", "eth0", "address", FOREIGN)
-    assert not one.netns.reaches("10.7.0.2")
+    assert not one.netns.reaches("10.7.0.2", seconds=1)
     other.check(trunk, results[1]).silent()
 
 
@@ -219,7 +218,7 @@ def test_gateways(endpoint: MakeEndpoint, config: Config) -> None:
         assert result["ips"][0]["interface"] == 2
     assert _members(BRIDGE) == {1: BOTH, 10: [], 20: []}
     for address in ("10.10.0.1", "10.20.0.1", "10.20.0.2"):
-        assert one.netns.reaches(address, seconds=PATIENCE)
+        assert one.netns.reaches(address, seconds=cni.PATIENCE)
     for each, network, result in zip((one, other), (red, green), results, strict=True):
         each.check(network, result).silent()
 
@@ -231,7 +230,7 @@ def test_gateway_of_vlan_1(endpoint: MakeEndpoint, config: Config, members: Conf
     result = eth0.add(config | members)
     assert HOST.addresses(BRIDGE) == ["10.1.0.1/24"]
     assert len(result["interfaces"]) == 3
-    assert eth0.netns.reaches("10.1.0.1", seconds=PATIENCE)
+    assert eth0.netns.reaches("10.1.0.1", seconds=cni.PATIENCE)
     eth0.check(config | members, result).silent()
 
 
@@ -249,9 +248,9 @@ def test_firewall(endpoint: MakeEndpoint, config: Config, filtered: str) -> None
     one.add(red)
     result = same.add(red)
     other.add(green)
-    assert one.netns.reaches("10.10.0.3", seconds=PATIENCE)
-    assert one.netns.reaches("10.10.0.1", seconds=PATIENCE)
-    assert not one.netns.reaches("10.20.0.2")
+    assert one.netns.reaches("10.10.0.3", seconds=cni.PATIENCE)
+    assert one.netns.reaches("10.10.0.1", seconds=cni.PATIENCE)
+    assert not one.netns.reaches("10.20.0.2", seconds=1)
     same.check(red, result).silent()
 
 
@@ -271,7 +270,7 @@ def test_gateway_of_the_go_plugin(endpoint: MakeEndpoint, config: Config) -> Non
     result = new.add(theirs)
     assert HOST.link(f"{BRIDGE}.10")["linkinfo"]["info_kind"] == "veth"
     for address in ("10.10.0.1", "10.10.0.2"):
-        assert new.netns.reaches(address, seconds=PATIENCE)
+        assert new.netns.reaches(address, seconds=cni.PATIENCE)
     new.check(theirs, result).silent()
 
 
@@ -317,9 +316,9 @@ def test_our_bridge_begins_to_filter(endpoint: MakeEndpoint, config: Config) -> 
     other.add(config)
     vlan.add(_in_vlan(config, 10))
     assert _filters()
-    assert plain.netns.reaches("10.1.0.3", seconds=PATIENCE)
-    assert plain.netns.reaches("10.1.0.1", seconds=PATIENCE)
-    assert vlan.netns.reaches("10.10.0.1", seconds=PATIENCE)
+    assert plain.netns.reaches("10.1.0.3", seconds=cni.PATIENCE)
+    assert plain.netns.reaches("10.1.0.1", seconds=cni.PATIENCE)
+    assert vlan.netns.reaches("10.10.0.1", seconds=cni.PATIENCE)
 
 
 def test_gateway_link_taken(endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config) -> None:
@@ -348,7 +347,7 @@ def test_other_default_vlan(
         assert f"vlan: {vid}" in error["msg"]
     assert snapshot(eth0.netns) == before
     eth0.add(_in_vlan(config, 20))
-    assert eth0.netns.reaches("10.20.0.1", seconds=PATIENCE)
+    assert eth0.netns.reaches("10.20.0.1", seconds=cni.PATIENCE)
 
 
 # --- CHECK, DEL and what a kill leaves
@@ -377,7 +376,7 @@ def test_drift(endpoint: MakeEndpoint, config: Config, drift: str) -> None:
     assert told in eth0.check(network, result).error(PLUGIN_SPECIFIC)["msg"]
     eth0.delete(network, result)
     eth0.check(network, eth0.add(network)).silent()
-    assert eth0.netns.reaches("10.10.0.1", seconds=PATIENCE)
+    assert eth0.netns.reaches("10.10.0.1", seconds=cni.PATIENCE)
 
 
 def test_delete(endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config) -> None:
