@@ -15,6 +15,13 @@ from tests.certificates import Identity
 from tests.iproute import HOST, Netns
 
 _PREFIX = "cnm/v1/default/"
+# Variables of etcdctl, which has less patience by itself.
+CLIENT = {
+    "PATH": cni.SEARCH_PATH,
+    "ETCDCTL_API": "3",
+    "ETCDCTL_DIAL_TIMEOUT": f"{cni.PATIENCE}s",
+    "ETCDCTL_COMMAND_TIMEOUT": f"{cni.PATIENCE}s",
+}
 
 
 @dataclass

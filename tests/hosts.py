@@ -205,21 +205,28 @@ class Host:
     def entries(self, vni: int = 4097) -> set[tuple[str, ...]]:
         """Static entries: ("neighbour", IP, MAC), ("port", MAC) and ("vtep", MAC, VTEP)."""
         bridge, device = f"ov-{vni:06x}", f"vx-{vni:06x}"
-        if bridge not in self.netns.links():
-            return set()
         found: set[tuple[str, ...]] = set()
-        for each in self.netns.query("neigh", "show", "dev", bridge, "nud", "permanent"):
+        for each in self.listed("ip", "-j", "neigh", "show", "dev", bridge, "nud", "permanent"):
             if not each["dst"].startswith("ff"):
                 found.add(("neighbour", each["dst"], each["lladdr"]))
-        if device not in self.netns.links():
-            return found
-        listed = self.netns.run(["bridge", "fdb", "show", "dev", device])
-        for words in map(str.split, listed.splitlines()):
-            if "dst" in words and words[0] != "00:00:00:00:00:00":
-                found.add(("vtep", words[0], words[words.index("dst") + 1]))
-            elif "static" in words and "master" in words:
-                found.add(("port", words[0]))
+        for each in self.listed("bridge", "-j", "fdb", "show", "dev", device):
+            if "dst" in each and each["mac"] != "00:00:00:00:00:00":
+                found.add(("vtep", each["mac"], each["dst"]))
+            elif each.get("state") == "static" and "master" in each:
+                found.add(("port", each["mac"]))
         return found
+
+    def listed(self, *command: str) -> list[dict[str, Any]]:
+        """What iproute2 lists in JSON; nothing where the host has no such link, or not any more."""
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.netns.name, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        absent = "Cannot find device" in done.stderr or "does not exist" in done.stderr
+        assert done.returncode == 0 or absent, done
+        return [each for each in json.loads(done.stdout or "[]") if each]
 
 
 @contextmanager

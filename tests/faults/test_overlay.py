@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests import cni, oracle
-from tests.etcd import Etcd
+from tests.etcd import CLIENT, Etcd
 from tests.faults.conftest import LONG
 from tests.hosts import Host, Sandboxes, cluster
 from tests.iproute import HOST, Netns, exchange_by_tcp
@@ -252,8 +252,7 @@ def test_restored_backup(hosts: list[Host], etcd: Etcd, netns: Sandboxes, tmp_pa
 def etcdctl(etcd: Etcd, *words: str | Path) -> None:
     """A command of etcdctl that succeeds."""
     command = ["etcdctl", f"--endpoints={etcd.url}", *words]
-    environment = {"ETCDCTL_API": "3", "PATH": cni.SEARCH_PATH}
-    subprocess.run(command, env=environment, capture_output=True, check=True)
+    subprocess.run(command, env=CLIENT, capture_output=True, check=True)
 
 
 # --- clocks

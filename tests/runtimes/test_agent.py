@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import cni
-from tests.etcd import Etcd
+from tests.etcd import CLIENT, Etcd
 from tests.hosts import Host, Sandboxes, cluster, remote_rows
 
 
@@ -244,7 +244,7 @@ def alive(etcd: Etcd) -> set[str]:
     command = ["etcdctl", f"--endpoints={etcd.url}", "get", "--prefix", "--keys-only"]
     done = subprocess.run(
         [*command, "cnm/v1/default/alive/"],
-        env={"ETCDCTL_API": "3", "PATH": cni.SEARCH_PATH},
+        env=CLIENT,
         capture_output=True,
         text=True,
         check=True,
