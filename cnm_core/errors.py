@@ -4,12 +4,23 @@ Codes 1 to 99 are the CNI specification's ("Error", spec 1.1.0; 8 is used by its
 reference library only); 100 and up are this project's own.
 """
 
+from errno import EMFILE, ENFILE, EPERM
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What to do about EMFILE and ENFILE.
-OPEN_FILES = "raise the runtime's limit of open files (ulimit -n), or fs.file-max"
+_OPEN_FILES = "raise the runtime's limit of open files (ulimit -n), or fs.file-max"
+_ADVICE = {
+    EPERM: "the plugin runs as root, with CAP_NET_ADMIN and CAP_SYS_ADMIN",
+    EMFILE: _OPEN_FILES,
+    ENFILE: _OPEN_FILES,
+}
+
+
+def advice(errno: int | None) -> str:
+    """What to do about an errno, whatever it was that the kernel refused; "" of most."""
+    return _ADVICE.get(errno or 0, "")
 
 
 class Error(Exception):

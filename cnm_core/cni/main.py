@@ -1,12 +1,11 @@
 """What every executable does around its verbs: read the call, answer, and leave at once."""
 
-from errno import EMFILE, ENFILE
 from posix import _exit, environ, write
 
 from cnm_core import __version__, json
 from cnm_core.cni import invocation
 from cnm_core.cni.invocation import VERSIONS, Invocation
-from cnm_core.errors import OPEN_FILES, Error, KernelRefused
+from cnm_core.errors import Error, KernelRefused, advice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -117,9 +116,10 @@ def _unforeseen(error: BaseException) -> Error:
         trace = trace.tb_next
     if isinstance(error, OSError):
         what = f'"{error.filename}"' if error.filename else "a system call"
-        advice = OPEN_FILES if error.errno in (EMFILE, ENFILE) else f"at {place}"
         return KernelRefused(
-            error.errno or 0, f"the kernel refused {what}: {error.strerror}", details=advice
+            error.errno or 0,
+            f"the kernel refused {what}: {error.strerror}",
+            details=advice(error.errno) or f"at {place}",
         )
     return Error(f"{type(error).__name__}: {error}", details=f"at {place}; please report this")
 

@@ -21,6 +21,17 @@ if TYPE_CHECKING:
 HOST_LOCAL = ("host-local", "host-local-ipam")
 STATIC = "static"
 REMOTE = "remote"
+# What has no addresses to give: a plugin that is asked for some would run itself, on and on.
+NETWORK_PLUGINS = (
+    "bridge",
+    "host",
+    "ipvlan",
+    "loopback",
+    "macvlan",
+    "none",
+    "overlay",
+    "portmap",
+)
 
 
 def driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
@@ -33,6 +44,11 @@ def driver(call: Invocation, ipam: dict[str, object]) -> "IpamDriver":
         return HostLocal(call.network, options, *requests(call))
     if kind == STATIC:
         return _static(call, ipam)
+    if kind in NETWORK_PLUGINS:
+        raise InvalidNetworkConfig(
+            f'ipam.type: "{kind}" gives no addresses: it is a network plugin',
+            details="say host-local, static, or the name of an IPAM plugin, such as dhcp",
+        )
     if _is_remote(call, kind, ipam):
         mac = requested_mac(call, network_config(call.config))
         return _remote(call, _remote_options(kind, ipam), requests(call)[0], mac)
@@ -113,7 +129,7 @@ def _is_remote(call: Invocation, kind: str, ipam: dict[str, object]) -> bool:
     A plugin of that name in CNI_PATH comes first; a driver that gave something to the
     network is meant even while it is away.
     """
-    if kind in (REMOTE, STATIC, ""):
+    if kind in (REMOTE, STATIC, "", *NETWORK_PLUGINS):
         return kind == REMOTE
     from cnm_core.cni.delegate import is_plugin
 
@@ -206,7 +222,7 @@ def _is_name(text: str) -> bool:
 
 
 def _keeping(call: Invocation, kind: str) -> "IpamDriver":
-    if kind in ("", STATIC):
+    if kind in ("", STATIC, *NETWORK_PLUGINS):
         return NoIpam()  # nothing is kept that would have to be given back
     from cnm_core.cni.delegate import DelegatedIpam
 

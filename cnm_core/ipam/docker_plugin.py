@@ -42,7 +42,7 @@ def find(name: str) -> str | None:
     for directory in SPECS:
         for suffix in ("spec", "json"):
             for path in (f"{directory}/{name}.{suffix}", f"{directory}/{name}/{name}.{suffix}"):
-                if files.read_text(path) is not None:
+                if files.read_text(path, links=True) is not None:
                     return path
     return None
 
@@ -136,7 +136,7 @@ class Plugin:
             )
         if path.endswith(".sock"):
             return Server(path=path)
-        content = files.read_text(path) or ""
+        content = files.read_text(path, links=True) or ""
         return _described(path, content) if path.endswith(".json") else _server(path, content)
 
 

@@ -482,7 +482,7 @@ def read_resolv_conf(path: str | None) -> Dns:
     """The settings of a resolv.conf(5) file; of repeated domain and search lines the last."""
     if path is None:
         return Dns()
-    content = files.read_text(path)
+    content = files.read_text(path, links=True)
     if content is None:
         raise InvalidNetworkConfig(f'ipam.resolvConf: there is no file "{path}"')
     servers: list[str] = []

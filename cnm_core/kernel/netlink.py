@@ -8,10 +8,10 @@ reads an answer for each before it raises the first error.
 
 from _socket import AF_NETLINK, SOCK_CLOEXEC, SOCK_RAW, SOL_SOCKET, socket
 from _struct import Struct
-from errno import EBADMSG, EMFILE, ENFILE
+from errno import EBADMSG
 from posix import strerror
 
-from cnm_core.errors import OPEN_FILES, KernelRefused
+from cnm_core.errors import KernelRefused, advice
 from cnm_core.record import Record
 
 TYPE_CHECKING = False
@@ -35,6 +35,9 @@ _BUFFER = 1 << 15
 SO_SNDBUFFORCE = 32
 # What is longer gets a larger send buffer; the usual one has some 200 KiB.
 _LARGE = 1 << 17
+# How many requests are answered before the answers are read: some 260 fill the socket's buffer
+# (net.core.rmem_default), and those that find no room there are lost.
+_TOGETHER = 128
 
 
 class Request(Record):
@@ -142,6 +145,18 @@ class Socket:
         Raises KernelRefused for the first that failed, when all have been answered, or where
         an answer cannot be had: what was asked for may have been done then.
         """
+        found: list[bytes] = []
+        failure = None
+        for at in range(0, len(requests), _TOGETHER):
+            answers, refused = self._ask(requests[at : at + _TOGETHER])
+            found += answers
+            failure = failure or refused
+        if failure is not None:
+            raise failure
+        return found
+
+    def _ask(self, requests: tuple[Request, ...]) -> tuple[list[bytes], KernelRefused | None]:
+        """The answers to requests sent at once, and the error for the first that failed."""
         first = self._sequence + 1
         self._send(requests)
         answers = [b""] * len(requests)
@@ -159,9 +174,7 @@ class Socket:
                 errno = -_I32.unpack_from(body)[0]
                 if errno and failure is None:
                     failure = _refused(errno, requests[index], flags, body)
-        if failure is not None:
-            raise failure
-        return answers
+        return answers, failure
 
     def dump(self, request: Request) -> list[bytes]:
         """Send a request for a dump; the messages that it got back."""
@@ -225,7 +238,7 @@ def failure(verb: str, error: OSError) -> KernelRefused:
     return KernelRefused(
         error.errno or 0,
         f"cannot {verb} a netlink socket: {error.strerror}",
-        details=OPEN_FILES if error.errno in (EMFILE, ENFILE) else "",
+        details=advice(error.errno),
     )
 
 
@@ -238,4 +251,4 @@ def _refused(errno: int, request: Request, flags: int, body: bytes) -> KernelRef
         extended = attributes(body, 4 + echoed + (-echoed % 4))
         if NLMSGERR_ATTR_MSG in extended:
             reason = f"{text_of(extended[NLMSGERR_ATTR_MSG])} ({reason})"
-    return KernelRefused(errno, f"cannot {request.what}: {reason}")
+    return KernelRefused(errno, f"cannot {request.what}: {reason}", details=advice(errno))

@@ -1,10 +1,11 @@
 """Network namespaces: opening, comparing and entering them."""
 
+from errno import EMFILE, ENFILE, ENOMEM
 from fcntl import ioctl
 from posix import O_CLOEXEC, O_NONBLOCK, O_RDONLY, close, fstat
 from posix import open as open_file
 
-from cnm_core.errors import InvalidNetNS
+from cnm_core.errors import InvalidNetNS, KernelRefused, advice
 from cnm_core.kernel import sysctl
 from cnm_core.kernel.netlink import Socket
 
@@ -54,7 +55,7 @@ class Netns:
         self._socket: Socket | None = None
 
     def __enter__(self) -> "Self":
-        self._home = open_file("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
+        self._home = _open_own()
         try:
             setns(self.fd, CLONE_NEWNET)
         except OSError as error:
@@ -89,13 +90,18 @@ def open_netns(path: str) -> Netns:
     """The network namespace that a path is bound to.
 
     Raises InvalidNetNS where there is nothing, or something else: a plain file is what an
-    unmounted namespace leaves behind. FIFOs and devices do not block.
+    unmounted namespace leaves behind. FIFOs and devices do not block. KernelRefused where the
+    system lacks means to tell.
     """
     try:
         fd = open_file(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidNetNS(f'cannot open network namespace "{path}": {reason}') from None
+    except ValueError as error:
+        raise InvalidNetNS(f'cannot open network namespace "{path}": {error}') from None
+    except OSError as error:
+        msg = f'cannot open network namespace "{path}": {error.strerror}'
+        if error.errno in (EMFILE, ENFILE, ENOMEM):
+            raise KernelRefused(error.errno, msg, details=advice(error.errno)) from None
+        raise InvalidNetNS(msg) from None
     try:
         if ioctl(fd, NS_GET_NSTYPE) == CLONE_NEWNET:
             return Netns(fd, path)
@@ -123,9 +129,20 @@ def is_of_another_boot(identity: str) -> bool:
     return bool(identity) and not identity.startswith(f"{sysctl.boot_id()}:")
 
 
+def _open_own() -> int:
+    try:
+        return open_file("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
+    except OSError as error:
+        raise KernelRefused(
+            error.errno or 0,
+            f"cannot open /proc/self/ns/net: {error.strerror}",
+            details=advice(error.errno) or "is /proc mounted where the runtime runs?",
+        ) from None
+
+
 def own_inode() -> int:
     """The inode of the namespace that this thread is in."""
-    fd = open_file("/proc/self/ns/net", O_RDONLY | O_CLOEXEC)
+    fd = _open_own()
     try:
         return fstat(fd).st_ino
     finally:

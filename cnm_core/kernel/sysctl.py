@@ -1,9 +1,10 @@
 """Settings under /proc/sys, of the calling thread's network namespace."""
 
+from errno import EROFS
 from posix import O_CLOEXEC, O_RDONLY, O_WRONLY, close, read, write
 from posix import open as open_file
 
-from cnm_core.errors import KernelRefused
+from cnm_core.errors import KernelRefused, advice
 
 
 def get(*path: str) -> str:
@@ -50,6 +51,9 @@ def set_if_present(value: str, *path: str) -> None:
 
 
 def _refused(verb: str, path: tuple[str, ...], error: OSError) -> KernelRefused:
+    read_only = "mount /proc/sys writable: containers have it so if privileged"
     return KernelRefused(
-        error.errno or 0, f"cannot {verb} /proc/sys/{'/'.join(path)}: {error.strerror}"
+        error.errno or 0,
+        f"cannot {verb} /proc/sys/{'/'.join(path)}: {error.strerror}",
+        details=read_only if error.errno == EROFS else advice(error.errno),
     )

@@ -24,7 +24,7 @@ from posix import (
 )
 from posix import open as open_file
 
-from cnm_core.errors import OPEN_FILES, Damaged, Error, KernelRefused, StateFailure
+from cnm_core.errors import Damaged, Error, KernelRefused, StateFailure, advice
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,10 +45,8 @@ def failure(verb: str, path: str, error: OSError) -> Error:
     KernelRefused where it lacks means for any file, Damaged where there is something else.
     """
     msg, errno = f'cannot {verb} "{path}": {error.strerror}', error.errno or 0
-    if errno in (EMFILE, ENFILE):
-        return KernelRefused(errno, msg, details=OPEN_FILES)
-    if errno == ENOMEM:
-        return KernelRefused(errno, msg)
+    if errno in (EMFILE, ENFILE, ENOMEM):
+        return KernelRefused(errno, msg, details=advice(errno))
     kind = Damaged if errno in (EISDIR, ELOOP, ENXIO) else StateFailure
     return kind(msg, details=_ADVICE.get(errno, ""))
 
@@ -98,13 +96,16 @@ def refuse_link(path: str) -> None:
     )
 
 
-def read_text(path: str, limit: int = 1 << 20) -> str | None:
+def read_text(path: str, limit: int = 1 << 20, *, links: bool = False) -> str | None:
     """The content of a file, None where there is none. Bytes that are not UTF-8 become U+FFFD.
 
-    A FIFO in its place is empty, or has what was written to it, and is not waited for.
+    Links are followed where the path is an administrator's, as /etc/resolv.conf often is one; in
+    directories of state never. A FIFO is empty, or has what was written to it, and is not
+    waited for.
     """
     try:
-        fd = open_file(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK)
+        flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | (0 if links else O_NOFOLLOW)
+        fd = open_file(path, flags)
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR):
             return None

@@ -291,7 +291,7 @@ def _open_store(options: StoreConfig, loads: "Callable[[str], object]") -> "Shar
 def _password(options: StoreConfig) -> str:
     if options.password_file is None:
         return ""
-    content = files.read_text(options.password_file)
+    content = files.read_text(options.password_file, links=True)
     if content is None:
         raise InvalidNetworkConfig(
             f'store.passwordFile: there is no file "{options.password_file}"',

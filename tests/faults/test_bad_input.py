@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from cnm_core.cni import pools
 from tests import cni
 from tests.cni import (
     DECODING_FAILURE,
@@ -391,6 +392,16 @@ def test_the_bridges_name_taken(refusal: Refusal, config: Config, kind: list[str
 def test_the_bridge_named_loopback(refusal: Refusal, config: Config) -> None:
     """Error 7 where the name of the bridge is a device's that has no kind."""
     assert '"lo"' in refusal.of(config | {"bridge": "lo"}, INVALID_CONFIG)
+
+
+@pytest.mark.parametrize("kind", pools.NETWORK_PLUGINS)
+def test_a_network_plugin_for_ipam(refusal: Refusal, config: Config, kind: str) -> None:
+    """Error 7: a network plugin would run itself for addresses, which would do so in turn."""
+    wrong = config | {"ipam": {"type": kind}}
+    assert f'"{kind}"' in refusal.of(wrong, INVALID_CONFIG)
+    refusal.endpoint.delete(wrong)
+    refusal.endpoint.call("STATUS", wrong).error(INVALID_CONFIG)
+    refusal.endpoint.call("GC", wrong | {"cni.dev/valid-attachments": []}).silent()
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,7 @@ def test_few_descriptors(
         codes.append(outcome.code)
         if outcome.code:
             assert "Too many open files" in outcome.error()["msg"], limit
+            assert "ulimit -n" in outcome.json["details"], outcome
             assert outcome.json["code"] != 999, outcome
         eth0.delete(config)
         assert snapshot(eth0.netns) == before, limit
@@ -173,3 +174,25 @@ def test_no_more_processes(endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual:
     eth0.add(dual)
     strace.failing(eth0, "DEL", dual, strace.Point("clone", 1, ""), "EAGAIN").silent()
     assert snapshot(eth0.netns) == before
+
+
+@pytest.mark.parametrize("plugin", ["bridge", "macvlan"])
+@pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOMEM"])
+def test_a_namespace_that_cannot_be_opened(
+    endpoint: MakeEndpoint, config: Config, tmp_path: Path, plugin: str, error: str
+) -> None:
+    """DEL does not take a sandbox for gone, and its address for free, for lack of means."""
+    eth0 = endpoint()
+    if plugin == "macvlan":
+        run("ip", "link", "add", "up0", "up", "type", "veth", "peer", "up1")
+        run("ip", "link", "set", "up1", "up")
+        config["master"] = "up0"
+    eth0.add(config)
+    points = strace.traced(eth0, "DEL", config, tmp_path)
+    (at,) = [each for each in points if f'"{eth0.netns.path}"' in each.arguments]
+    eth0.add(config)
+    refused = strace.failing(eth0, "DEL", config, at, error).error(KERNEL_REFUSED)
+    assert eth0.netns.path in refused["msg"]
+    assert "eth0" in eth0.netns.links() and cni.leases()
+    eth0.delete(config)
+    assert "eth0" not in eth0.netns.links() and not cni.leases()

@@ -365,6 +365,14 @@ def test_resolv_conf(ours: Client, tmp_path: Path, text: str, dns: Config) -> No
     assert ours("c1").add(pool(resolvConf=str(path))).get("dns", {}) == dns
 
 
+def test_linked_resolv_conf(ours: Client, tmp_path: Path) -> None:
+    """resolvConf may be a link, as systemd-resolved has it."""
+    (tmp_path / "stub").write_text("nameserver 10.1.0.53\n")
+    (tmp_path / "resolv.conf").symlink_to("stub")
+    config = pool(resolvConf=str(tmp_path / "resolv.conf"))
+    assert ours("c1").add(config)["dns"] == {"nameservers": ["10.1.0.53"]}
+
+
 def test_missing_resolv_conf(ours: Client) -> None:
     """A resolvConf that is not there is an error that has its path; nothing is taken."""
     config = pool(resolvConf="/nonexistent/resolv.conf")

@@ -238,9 +238,13 @@ def test_over_tcp(run: Run, endpoint: MakeEndpoint, options: tuple[str, ...]) ->
     assert driver.held() == driver.pools() == []
 
 
-def test_by_json_file(run: Run, endpoint: MakeEndpoint) -> None:
-    """Found by a .json file, at an IPv6 address."""
-    (SPECS[1] / "custom.json").write_text('{"Addr": "http://[::1]:7090"}')
+@pytest.mark.parametrize("linked", [False, True])
+def test_by_json_file(run: Run, endpoint: MakeEndpoint, tmp_path: Path, linked: bool) -> None:
+    """Found by a .json file, which may be a link, at an IPv6 address."""
+    path = tmp_path / "custom.json" if linked else SPECS[1] / "custom.json"
+    path.write_text('{"Addr": "http://[::1]:7090"}')
+    if linked:
+        (SPECS[1] / "custom.json").symlink_to(path)
     run("custom", listen="[::1]:7090")
     assert cni.addresses(endpoint().add(network())) == ["10.90.0.2"]
 

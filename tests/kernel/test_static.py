@@ -123,6 +123,25 @@ def test_static_without_prefix(client: Client) -> None:
     assert '"10.1.0.9"' in outcome.error(INVALID_CONFIG)["msg"]
 
 
+def test_many_addresses_and_routes(endpoint: Callable[[], Endpoint], config: Config) -> None:
+    """More than the kernel could answer at once."""
+    addresses = [{"address": f"10.{number // 250}.{number % 250}.1/32"} for number in range(400)]
+    routes = [{"dst": f"11.{number // 250}.{number % 250}.0/24"} for number in range(600)]
+    many = {
+        **config,
+        "ipMasq": False,
+        "isGateway": False,
+        "ipam": static(*addresses, routes=routes),
+    }
+    one = endpoint()
+    result = one.add(many)
+    assert set(one.netns.addresses("eth0")) == {each["address"] for each in addresses}
+    assert len(one.netns.routes(4)) == len(routes)
+    one.check(many, result).silent()
+    one.delete(many)
+    assert set(one.netns.links()) == {"lo"}
+
+
 def test_static_on_a_bridge(endpoint: Callable[[], Endpoint], config: Config) -> None:
     """Our bridge has the driver in itself; two containers reach each other."""
     one, other = endpoint(), endpoint()

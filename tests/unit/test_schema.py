@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
+from cnm_core.cni import pools
 from cnm_core.schema import json_schema
 from cnm_core.schema.plugins import ALIASES, PLUGINS
 from plugins import EXECUTABLES
@@ -32,6 +33,12 @@ def test_every_executable_is_described() -> None:
     """Whoever adds an executable describes it in cnm_core/schema/plugins.py."""
     executables = {name for name, plugin in PLUGINS.items() if plugin.executable}
     assert {*executables, *ALIASES} == set(EXECUTABLES)
+
+
+def test_who_gives_no_addresses() -> None:
+    """Each executable is an IPAM plugin or one that must never be asked for addresses."""
+    others = {name for name, plugin in PLUGINS.items() if plugin.ipam is None}
+    assert others == set(pools.NETWORK_PLUGINS)
 
 
 @pytest.mark.parametrize("name", [*PLUGINS, *ALIASES])

@@ -113,6 +113,7 @@ PLUGIN_PROBLEMS = [
     ({"type": "bridge", "ipam": {**POOL, "range": []}}, "/ipam/range", "warning"),
     ({"type": "bridge", "ipam": {"subnet": "10.1.0.0/24"}}, "/ipam", "warning"),
     ({"type": "bridge", "ipam": {"type": "a/b"}}, "/ipam/type", "error"),
+    ({"type": "bridge", "ipam": {"type": "macvlan"}}, "/ipam/type", "error"),
     ({"type": "bridge", "ipam": {"type": "host-local"}}, "/ipam/ranges", "error"),
     ({"type": "bridge", "runtimeConfig": {"mac": "x"}}, "/runtimeConfig/mac", "error"),
     ({"type": "bridge", "capabilities": {"mac": 1}}, "/capabilities/mac", "error"),
