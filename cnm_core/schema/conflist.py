@@ -185,13 +185,13 @@ def _ipam(value: dict[str, Any], path: Path, needs: list[Need], *, inside: bool)
         yield Found((*path, "type"), message)
         return
     plugin = find(kind)
-    if plugin is not None and plugin.ipam is None:
-        message = f'"{kind}" gives no addresses: it is a network plugin'
-        yield Found((*path, "type"), message, "say host-local, static, or an IPAM plugin's name")
-        return
     if plugin is None or not inside:
         needs.append(Need(kind, (*path, "type"), or_docker=inside))
     if plugin is None:
+        return
+    if plugin.ipam is None:
+        message = f'"{kind}" gives no addresses: it is a network plugin'
+        yield Found((*path, "type"), message, "say host-local, static, or an IPAM plugin's name")
         return
     yield from _unknown_keys(value, {"type", *plugin.ipam.model_fields}, path)
     wrong = list(_of_model(plugin.ipam, value, path))
