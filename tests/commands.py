@@ -43,11 +43,11 @@ class Cnm:
     agent: Path
     netns: Netns = HOST
 
-    def call(self, *words: str, stdin: str = "") -> Done:
-        """Run it to its end."""
+    def call(self, *words: str, stdin: str = "", **variables: str) -> Done:
+        """Run it to its end, with further variables in its environment."""
         done = subprocess.run(
             [*self._inside, self.binary, *words],
-            env=self._environment,
+            env={**self._environment, **variables},
             input=stdin,
             capture_output=True,
             text=True,

@@ -23,6 +23,8 @@ from cnm_core.store import files
 DEFAULT_PATH = "/opt/cni/bin"
 CACHE = Path("/var/lib/cni/results")
 _KIND = "cniCacheV1"
+# What plugins get of our own environment: where to log, and which trace they are part of.
+_HANDED_DOWN = ("PATH", "CNM_LOG", "CNM_TRACE", "TRACEPARENT")
 
 
 def _directories(context: click.Context, parameter: click.Parameter, text: str) -> tuple[str, ...]:
@@ -48,6 +50,12 @@ def find_executable(name: str, path: tuple[str, ...]) -> str | None:
         return None
     candidates = (f"{directory}/{name}" for directory in path)
     return next((each for each in candidates if os.path.isfile(each)), None)
+
+
+def environment(command: str, path: tuple[str, ...]) -> dict[str, str]:
+    """The environment of a call that is about no endpoint."""
+    own = {name: os.environ[name] for name in _HANDED_DOWN if name in os.environ}
+    return {"PATH": os.defpath, **own, "CNI_COMMAND": command, "CNI_PATH": ":".join(path)}
 
 
 @dataclass(frozen=True)
@@ -154,16 +162,13 @@ def _run(
         config["runtimeConfig"] = runtime
     if previous is not None:
         config["prevResult"] = previous
-    environment = {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "CNI_COMMAND": command,
+    variables = environment(command, path) | {
         "CNI_CONTAINERID": attachment.key.container_id,
         "CNI_NETNS": attachment.netns,
         "CNI_IFNAME": attachment.key.ifname,
         "CNI_ARGS": ";".join(f"{key}={value}" for key, value in attachment.args),
-        "CNI_PATH": ":".join(path),
     }
-    code, output = delegate.run(executable, environment, json.dumps(config).encode())
+    code, output = delegate.run(executable, variables, json.dumps(config).encode())
     if code:
         raise error_of(output, f"{executable} failed at {command} with status {code}")
     return output

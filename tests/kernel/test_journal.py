@@ -9,6 +9,7 @@ from typing import Any
 from tests import cni
 from tests.cni import Endpoint
 from tests.commands import Cnm
+from tests.iproute import HOST, Netns
 
 MakeEndpoint = Callable[[], Endpoint]
 Call = Callable[..., cni.Outcome]
@@ -39,6 +40,21 @@ def test_a_line_for_each_operation(endpoint: MakeEndpoint, tmp_path: Path) -> No
     assert one.ifname in refused["msg"] and refused["details"]
     assert deleted["command"] == "DEL" and "links" in deleted["phases"]
     assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_of_the_command_line(cnm: Cnm, netns: Callable[[], Netns], tmp_path: Path) -> None:
+    """`cnm` is a runtime as well: the plugins that it runs get its log and its trace."""
+    log, sandbox = tmp_path / "log", netns()
+    variables = {"CNM_LOG": str(log), "CNM_TRACE": "1", "TRACEPARENT": "00-1-2-03"}
+    cnm.run("network", "create", "blue")
+    done = cnm.call("network", "connect", "blue", sandbox.name, **variables)
+    assert done.code == 0 and done.err.startswith("bridge ADD: "), done
+    (line,) = lines(log)
+    assert (line["command"], line["traceparent"]) == ("ADD", "00-1-2-03")
+    sandbox.ip("link", "delete", "eth0")
+    HOST.run(["ip", "netns", "delete", sandbox.name])
+    cnm.call("doctor", "--fix", **variables)
+    assert [line["command"] for line in lines(log)] == ["ADD", "GC"]
 
 
 def test_only_failures(endpoint: MakeEndpoint, tmp_path: Path) -> None:

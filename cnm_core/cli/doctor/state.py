@@ -16,7 +16,7 @@ from typing import Any
 
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.doctor.finding import ERROR, WARNING, Finding
-from cnm_core.cli.plugins import CACHE, find_executable
+from cnm_core.cli.plugins import CACHE, environment, find_executable
 from cnm_core.cli.pool_use import DEFAULT_DATA, data_dir
 from cnm_core.config.network import NetworkConfig
 from cnm_core.errors import Error, StateFailure
@@ -254,7 +254,7 @@ def _call(name: str, config: dict[str, Any], path: tuple[str, ...]) -> None:
     done = subprocess.run(
         [executable],
         input=json.dumps(config).encode(),
-        env={"CNI_COMMAND": "GC", "CNI_PATH": ":".join(path)},
+        env=environment("GC", path),
         capture_output=True,
         timeout=_PATIENCE,
         check=False,
