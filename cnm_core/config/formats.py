@@ -36,15 +36,18 @@ def interface_name(text: str) -> str:
         raise ValueError(f'must be at most 15 bytes long, got "{text}"')
     if text in ("", ".", "..") or any(char in "/:\0" or char.isspace() for char in text):
         raise ValueError(f'must be an interface name without "/", ":" or white space, got "{text}"')
+    if "%" in text or text in ("all", "default"):
+        # A pattern to the kernel (dev_alloc_name), and names of all links' settings.
+        raise ValueError(f'must be a name that the kernel leaves to one link, got "{text}"')
     return text
 
 
 def bridge_name(text: str) -> str:
     """A link name that nftables can write down and read back as that one link's."""
     for char in interface_name(text):
-        if char in '*"\\%' or ord(char) < 32 or ord(char) == 127:
+        if char in '*"\\' or ord(char) < 32 or ord(char) == 127:
             raise ValueError(
-                f'must be a bridge name without "*", double quotes, "\\", "%" '
+                f'must be a bridge name without "*", double quotes, "\\" '
                 f'or control characters, got "{text}"'
             )
     return text

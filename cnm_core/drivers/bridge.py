@@ -13,6 +13,7 @@ from cnm_core.drivers.container_end import (
     container_drift,
     interface,
     random_mac,
+    refuse_small_mtu,
     remove,
 )
 from cnm_core.errors import (
@@ -95,14 +96,18 @@ class Bridge:
             vlans.validate(self._bridge, ours=ours)
 
     def complete(self, network: Network, addressing: Addressing) -> Addressing:
-        """Gateways that the pool left out, and the default routes of isDefaultGateway."""
+        """Gateways that the pool left out, and the default routes of isDefaultGateway.
+
+        Raises InvalidNetworkConfig for an address beside which the bridge can have none, and
+        for one of IPv6 that is too much for the MTU.
+        """
         options = _options(network)
+        has_ipv6 = any(lease.address.version == 6 for lease in addressing.leases)
+        if has_ipv6 and type(options.mtu) is int and options.mtu:
+            refuse_small_mtu(options.mtu)
         if not _is_gateway(options):
             return addressing
-        leases = tuple(
-            each if each.gateway else each.replace(gateway=_first_host(each.address))
-            for each in addressing.leases
-        )
+        leases = tuple(map(_with_gateway, addressing.leases))
         routes = addressing.routes
         if options.is_default_gateway:
             present = {each.destination for each in routes}
@@ -410,7 +415,8 @@ class Bridge:
         found = self._firewall().drift(policy, subnets)
         if endpoint is not None:
             found += self._firewall().port_drift(endpoint.ports, Target.of(endpoint))
-            if _publishes_ipv4(endpoint) and not _loopback_leaves(_carrier_name(_options(network))):
+            carrier = link.find(self._host, _carrier_name(_options(network)))
+            if carrier and _publishes_ipv4(endpoint) and not _loopback_leaves(carrier.name):
                 found.append(Drift("route_localnet of the bridge", "1", "0"))
         return found
 
@@ -548,6 +554,11 @@ def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
     ):
         if ip is not None and len(ip) != length:
             raise InvalidNetworkConfig(f"{key}: must be of that version, got {format_ip(ip)}")
+        if ip is not None and not any(ip) and key != "hostBindingIPv4":
+            raise InvalidNetworkConfig(
+                f"{key}: must be an address of the host, got {format_ip(ip)}",
+                details=f"leave {key} out to take that of the link",
+            )
     if type(options.mtu) is int and 0 < options.mtu < 68:
         raise InvalidNetworkConfig(
             f'mtu: must be "auto", 0, or from 68 to 65535, got {options.mtu}',
@@ -629,7 +640,24 @@ def port_alias(network: str, key: EndpointKey) -> str:
     return f"{_alias(network)} {key}".encode()[:254].decode("utf-8", "ignore")
 
 
+def _with_gateway(lease: Lease) -> Lease:
+    """A lease with a gateway that the bridge can have: the pool's, else the first address."""
+    of = lease.address
+    ip = lease.gateway or _first_host(of)
+    if ip == of.ip or not (lease.gateway or ip in of):
+        raise InvalidNetworkConfig(
+            f"isGateway: {of} leaves the bridge no address of its own"
+            + (f", as {format_ip(ip)} is its gateway" if lease.gateway else ""),
+            details="give ipam another address or gateway, or a shorter prefix; or leave out "
+            "isGateway and isDefaultGateway",
+        )
+    return lease.replace(gateway=ip)
+
+
 def _first_host(of: Address) -> bytes:
+    """The first address that a host may have; of a point-to-point subnet the other one."""
+    if of.prefix == len(of.ip) * 8 - 1:
+        return to_ip(to_int(of.ip) ^ 1, len(of.ip))
     return to_ip(to_int(of.network.ip) + 1, len(of.ip))
 
 

@@ -1,9 +1,10 @@
 """The container's end of an endpoint, whatever driver made it: addresses, routes, checks."""
 
+from errno import ENOENT
 from posix import _exit, closerange, fork, urandom
 from time import monotonic, sleep
 
-from cnm_core.errors import AddressInUse, TryAgainLater
+from cnm_core.errors import AddressInUse, InvalidNetworkConfig, KernelRefused, TryAgainLater
 from cnm_core.inet import format_mac
 from cnm_core.kernel import address, link, route, sysctl
 from cnm_core.kernel.link import Link
@@ -21,6 +22,7 @@ from cnm_core.model import (
 )
 
 _DAD_SECONDS = 5
+_IPV6_MTU = 1280  # below, a link has no IPv6 (RFC 8200, section 5; addrconf_notify)
 
 
 def random_mac() -> bytes:
@@ -54,7 +56,7 @@ def configure(name: str, addressing: Addressing, netns: Netns, *, up: bool, dad:
     """
     with netns:
         if any(lease.address.version == 6 for lease in addressing.leases):
-            _enable_ipv6(name)
+            _enable_ipv6(name, netns)
             sysctl.set_to("1", "net", "ipv6", "conf", name, "ndisc_notify")
             if not dad:
                 sysctl.set_to("0", "net", "ipv6", "conf", name, "accept_dad")
@@ -132,7 +134,27 @@ def _resolved(wanted: Route, first: dict[int, bytes]) -> Route:
     return wanted.replace(gateway=first.get(wanted.destination.version))
 
 
-def _enable_ipv6(name: str) -> None:
+def _enable_ipv6(name: str, netns: Netns) -> None:
+    """Have a link take IPv6 addresses. Raises InvalidNetworkConfig where it never does."""
+    try:
+        _switch_ipv6_on(name)
+    except KernelRefused as error:
+        found = link.find(netns.socket(), name) if error.errno == ENOENT else None
+        if found is not None:
+            refuse_small_mtu(found.mtu)
+        raise
+
+
+def refuse_small_mtu(mtu: int) -> None:
+    """Raise InvalidNetworkConfig for an MTU with which a link has no IPv6."""
+    if mtu < _IPV6_MTU:
+        raise InvalidNetworkConfig(
+            f"mtu: {mtu} is too small for IPv6, which needs {_IPV6_MTU}",
+            details="give a larger mtu, or the network IPv4 addresses only",
+        )
+
+
+def _switch_ipv6_on(name: str) -> None:
     for each in ("lo", name):
         if sysctl.get("net", "ipv6", "conf", each, "disable_ipv6") != "0":
             sysctl.set_to("0", "net", "ipv6", "conf", each, "disable_ipv6")
@@ -169,6 +191,8 @@ def container_drift(
     if container_end.kind != kind:
         return [Drift(what, f"a {kind}", container_end.kind or "another link")]
     found = []
+    if attachment.leases and not container_end.up:
+        found.append(Drift(what, "up", "down"))
     for index, interface in enumerate(attachment.interfaces):
         if interface.name != key.ifname or interface.sandbox != netns.path:
             continue

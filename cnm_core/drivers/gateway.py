@@ -11,7 +11,7 @@ from cnm_core.kernel.netlink import Socket
 from cnm_core.model import Drift, Lease
 
 _FORWARDING = {
-    4: ("net", "ipv4", "ip_forward"),
+    4: ("net", "ipv4", "ip_forward"),  # that of every link
     6: ("net", "ipv6", "conf", "all", "forwarding"),
 }
 
@@ -33,8 +33,10 @@ def ensure(
         if all(each.address != wanted for each in present):
             conflicting = [each for each in others if _conflicts(each, wanted, several)]
             _add(host, carrier, wanted, conflicting, force=force)
-        if not _forwards(wanted.version):
+        if not _forwards(carrier, wanted.version):
             sysctl.set_to("1", *_FORWARDING[wanted.version])
+            if not _forwards(carrier, wanted.version):
+                sysctl.set_to("1", *_forwarding_of(carrier, wanted.version))
 
 
 def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, several: bool) -> list[Drift]:
@@ -55,7 +57,7 @@ def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, several: bo
             for each in _others(have, leases)
             if _conflicts(each, wanted, several)
         ]
-        if not _forwards(wanted.version):
+        if not _forwards(carrier, wanted.version):
             found.append(Drift(f"forwarding of IPv{wanted.version}", "on", "off"))
     return found
 
@@ -100,5 +102,12 @@ def _conflicts(present: LinkAddress, wanted: Address, several: bool) -> bool:
     return present.address.ip in wanted or wanted.ip in present.address
 
 
-def _forwards(version: int) -> bool:
-    return sysctl.get(*_FORWARDING[version]) == "1"
+def _forwards(carrier: Link, version: int) -> bool:
+    return sysctl.get(*_forwarding_of(carrier, version)) == "1"
+
+
+def _forwarding_of(carrier: Link, version: int) -> tuple[str, ...]:
+    """What decides about packets that a link receives; of IPv6 it is one for all links."""
+    if version == 4:
+        return ("net", "ipv4", "conf", carrier.name, "forwarding")
+    return _FORWARDING[version]

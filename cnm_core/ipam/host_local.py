@@ -404,6 +404,7 @@ def _sets(configs: tuple[tuple[RangeConfig, ...], ...], place: str) -> list[tupl
 
 
 def _range(config: RangeConfig, place: str) -> Range:
+    _refuse_unusable(config.subnet, place)
     _refuse_outsiders(config, place)
     first, last = _hosts(config.subnet)
     gateway = config.gateway
@@ -437,6 +438,24 @@ def _hosts(subnet: Address) -> tuple[int, int]:
     if last - first < 2:
         return first, last
     return first + 1, last - 1 if subnet.version == 4 else last
+
+
+def _refuse_unusable(subnet: Address, place: str) -> None:
+    """Raise InvalidNetworkConfig for a subnet of which no container can have an address."""
+    first = subnet.ip[0]
+    if subnet.version == 4:
+        what = {0: "no network", 127: "the host's own"}.get(first, "")
+        multicast = 224 <= first < 240
+    else:
+        what = "" if any(subnet.ip[:8]) else "no network"  # ::, ::1 and IPv4's (RFC 4291)
+        multicast = first == 0xFF
+    if what or multicast:
+        raise InvalidNetworkConfig(
+            f"{place}.subnet: containers cannot have addresses of {subnet}, "
+            f"which is {what or 'for multicast'}",
+            details="give a subnet such as 10.88.0.0/24 or fd00:88::/64; `cnm network create` "
+            "can choose one",
+        )
 
 
 def _refuse_outsiders(config: RangeConfig, place: str) -> None:

@@ -200,7 +200,7 @@ def remove(path: str) -> bool:
     """Remove a file; False where there was none."""
     try:
         unlink(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
         # Said before it is known whether there is one (do_unlinkat in fs/namei.c).

@@ -523,6 +523,15 @@ def test_a_file_for_a_state_directory(
     assert str(tmp_path / "file") in refusal.of(wrong, STATE_FAILURE)
 
 
+def test_delete_with_a_file_for_a_state_directory(
+    endpoint: MakeEndpoint, config: Config, tmp_path: Path
+) -> None:
+    """What cannot be recorded anywhere has not been added: DEL has nothing to complain of."""
+    (tmp_path / "file").touch()
+    for place in ("ipam.dataDir", "stateDir"):
+        endpoint().delete(cni.changed(config, place, str(tmp_path / "file")))
+
+
 CORRUPTIONS = {
     "empty": b"",
     "white space": b"\r\n \n",

@@ -230,6 +230,73 @@ def test_is_default_gateway(endpoint: MakeEndpoint, dual: Config) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("ipam", "what"),
+    [
+        (cni.host_local("10.1.0.5/32"), "10.1.0.5/32"),
+        (cni.host_local("fd00:1::5/128"), "fd00:1::5/128"),
+        ({"type": "static", "addresses": [{"address": "10.1.0.1/24"}]}, "10.1.0.1/24"),
+        (
+            {"type": "static", "addresses": [{"address": "10.1.0.9/24", "gateway": "10.1.0.9"}]},
+            "10.1.0.9 is its gateway",
+        ),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("key", ["isGateway", "isDefaultGateway"])
+def test_no_address_for_the_bridge(
+    endpoint: MakeEndpoint,
+    snapshot: TakeSnapshot,
+    config: Config,
+    ipam: Config,
+    what: str,
+    key: str,
+) -> None:
+    """A gateway needs an address beside the container's."""
+    eth0 = endpoint()
+    before = snapshot(eth0.netns)
+    bad = cni.without(config, "isGateway") | {key: True, "ipam": ipam}
+    error = eth0.call("ADD", bad).error(INVALID_CONFIG)
+    assert what in error["msg"]
+    assert snapshot(eth0.netns) == before
+    assert not cni.leases()
+    eth0.add(cni.without(bad, key))
+
+
+@pytest.mark.parametrize(("own", "other"), [("10.1.0.0", "10.1.0.1"), ("10.1.0.1", "10.1.0.0")])
+def test_point_to_point(endpoint: MakeEndpoint, config: Config, own: str, other: str) -> None:
+    """Of two addresses that are a subnet the bridge has the one that the container has not."""
+    eth0 = endpoint()
+    ipam = {"type": "static", "addresses": [{"address": f"{own}/31"}]}
+    eth0.add(config | {"isDefaultGateway": True, "ipam": ipam})
+    assert HOST.addresses(BRIDGE) == [f"{other}/31"]
+    assert eth0.netns.reaches(other)
+
+
+def test_forwarding_of_the_bridge_alone(endpoint: MakeEndpoint, config: Config) -> None:
+    """What one link forwards is a setting of its own."""
+    eth0 = endpoint()
+    result = eth0.add(config)
+    own = Path("/proc/sys/net/ipv4/conf", BRIDGE, "forwarding")
+    own.write_text("0")
+    assert HOST.sysctl("ipv4", "ip_forward") == "1"
+    message = eth0.check(config, result).error(PLUGIN_SPECIFIC)["msg"]
+    assert "forwarding of IPv4: expected on, found off" in message
+    eth0.delete(config)
+    result = eth0.add(config)
+    assert own.read_text() == "1\n"
+    eth0.check(config, result).silent()
+
+
+def test_forwarding_of_chosen_links(endpoint: MakeEndpoint, config: Config) -> None:
+    """Who lets some links forward and no others, the bridge among them, keeps that."""
+    endpoint().add(config)
+    _forward("0")
+    Path("/proc/sys/net/ipv4/conf", BRIDGE, "forwarding").write_text("1")
+    endpoint().add(config)
+    assert HOST.sysctl("ipv4", "ip_forward") == "0"
+
+
 def test_default_route_from_the_pool(endpoint: MakeEndpoint, dual: Config) -> None:
     """A default route that the pool has is not made a second time."""
     dual["ipam"]["routes"] = [{"dst": "0.0.0.0/0", "gw": "10.1.0.9"}]
@@ -368,6 +435,35 @@ def test_mtu(endpoint: MakeEndpoint, config: Config, mtu: int) -> None:
     result = eth0.add(config | {"mtu": mtu})
     links = [HOST.link(BRIDGE), HOST.link(_host_end(result)), eth0.netns.link("eth0")]
     assert [link["mtu"] for link in links] == [mtu] * 3
+
+
+@pytest.mark.parametrize("key", ["isGateway", "isDefaultGateway"])
+def test_mtu_too_small_for_ipv6(
+    endpoint: MakeEndpoint, snapshot: TakeSnapshot, dual: Config, key: str
+) -> None:
+    """IPv6 needs 1280 bytes, and the error says so."""
+    eth0 = endpoint()
+    before = snapshot(eth0.netns).links
+    small = cni.without(dual, "isGateway") | {"mtu": 1279, key: True}
+    error = eth0.call("ADD", small).error(INVALID_CONFIG)
+    assert error["msg"] == "mtu: 1279 is too small for IPv6, which needs 1280"
+    assert snapshot(eth0.netns).links == before
+    assert not cni.leases()
+
+
+@pytest.mark.parametrize("name", ["a%d", "%", "all", "default"])
+def test_names_that_are_not_one_links(
+    endpoint: MakeEndpoint, snapshot: TakeSnapshot, config: Config, name: str
+) -> None:
+    """Patterns, and names of all links' settings, are refused for what they are."""
+    eth0 = endpoint()
+    before = snapshot(eth0.netns)
+    error = replace(eth0, ifname=name).call("ADD", config).error(INVALID_ENVIRONMENT)
+    assert (
+        f'CNI_IFNAME must be a name that the kernel leaves to one link, got "{name}"'
+        in error["msg"]
+    )
+    assert snapshot(eth0.netns) == before
 
 
 def test_mtu_of_a_bridge_that_is_there(endpoint: MakeEndpoint, config: Config) -> None:
@@ -707,6 +803,15 @@ def test_drift_on_the_host(endpoint: MakeEndpoint, dual: Config, drift: str) -> 
     DRIFTS[drift](_host_end(result))
     message = eth0.check(dual, result).error(PLUGIN_SPECIFIC)["msg"]
     assert BRIDGE in message or _host_end(result) in message
+
+
+def test_container_end_down(endpoint: MakeEndpoint, config: Config) -> None:
+    """CHECK sees that nothing gets through, also where no route has gone with it."""
+    eth0 = endpoint()
+    result = eth0.add(config)
+    eth0.netns.ip("link", "set", "eth0", "down")
+    message = eth0.check(config, result).error(PLUGIN_SPECIFIC)["msg"]
+    assert "container end eth0: expected up, found down" in message
 
 
 @pytest.mark.parametrize(

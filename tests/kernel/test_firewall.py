@@ -421,7 +421,13 @@ def test_source_of_one_family(endpoint: MakeEndpoint, outside: Netns, blue: Conf
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("hostIPv4", "192.0.2"), ("hostIPv4", "2001:db8::7"), ("hostIPv6", "10.0.0.1")],
+    [
+        ("hostIPv4", "192.0.2"),
+        ("hostIPv4", "2001:db8::7"),
+        ("hostIPv6", "10.0.0.1"),
+        ("hostIPv4", "0.0.0.0"),
+        ("hostIPv6", "::"),
+    ],
 )
 def test_invalid_source(
     endpoint: MakeEndpoint, snapshot: TakeSnapshot, blue: Config, key: str, value: str
@@ -1463,6 +1469,10 @@ DRIFTS: dict[str, tuple[Callable[[Config], object], str]] = {
         "forward_from",
     ),
     "bridge down": (lambda _: HOST.ip("link", "set", "blue0", "down"), "bridge blue0"),
+    "bridge gone": (
+        lambda _: HOST.ip("link", "delete", "blue0"),
+        "bridge blue0: expected a bridge",
+    ),
     "foreign IPv6 address": (
         lambda _: HOST.ip("addr", "add", "fd00:1::9/64", "dev", "blue0", "nodad"),
         "fd00:1::9",
