@@ -53,7 +53,6 @@ class Follower:
     _known: set[str] = field(default_factory=set)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _look: threading.Event = field(default_factory=threading.Event)
-    _pause: float = _COMPARE_SECONDS
     _due: float = 0.0
 
     def __post_init__(self) -> None:
@@ -169,11 +168,10 @@ class Follower:
     def _compare(self) -> None:
         """Compare all networks of this host with the kernel, and mend what differs."""
         self._look.clear()
-        self._pause = _COMPARE_SECONDS
         begun = time.thread_time()
         self._known = set(self.membership.networks())
         self._count()
-        member = self._join()
+        member, pause = self._join()
         here: set[str] = set()
         for name in self._known:
             view = self.membership.known(name)
@@ -184,26 +182,29 @@ class Follower:
                 self._mend(view, self._networks.get(name, {}).values())
         self.report.keep_cut_off(here)
         taken = time.thread_time() - begun
-        self._due = time.monotonic() + max(self._pause, taken * _COMPARE_SHARE)
+        self._due = time.monotonic() + max(pause, taken * _COMPARE_SHARE)
 
     def _count(self) -> None:
         """Report how many endpoints there are, of the networks that this host knows."""
         self.report.endpoints = {name: len(self._networks.get(name, ())) for name in self._known}
 
-    def _join(self) -> Member | None:
-        """This host as the member that it is, also after it was fenced; None where it cannot be."""
+    def _join(self) -> tuple[Member | None, float]:
+        """This host as the member that it is, also after it was fenced; None where it cannot be.
+
+        And after how many seconds to look again.
+        """
         cluster, node = self.membership.cluster, self.membership.node
         absent = not cluster.has_member(node)
         try:
             member = cluster.join(member_of(self.options, node))
         except InvalidNetworkConfig as error:
             self.report.say("failed", error=error.msg, details=error.details)
-            return None
+            return None, _COMPARE_SECONDS
         if absent:
             self.report.say("joined", node=node)
             # The fence may still be under way: look again soon at what it has taken.
-            self._pause = _FENCE_SECONDS
-        return member
+            return member, _FENCE_SECONDS
+        return member, _COMPARE_SECONDS
 
     def _republish(self, view: View, member: Member | None) -> None:
         """Make endpoints of this host known that the cluster has forgotten."""
@@ -249,4 +250,7 @@ class Follower:
     def _ensure_tunnel(self, view: View) -> bool:
         encrypted = view.network.encrypted
         tunnel = overlay.tunnel_of(self._host, self.options, self.membership, encrypted)
-        return tunnel.ensure(view.member)
+        made = tunnel.ensure(view.member)
+        if made:
+            tunnel.reconcile(view.member)
+        return made

@@ -6,14 +6,13 @@ reaches them from there: so this follows the store by itself, and waits for noth
 
 import threading
 from dataclasses import dataclass, field
-from errno import ENOENT
 
 from cnm_core.agent.report import Report
 from cnm_core.agent.turns import turns
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers.tunnel import Tunnel
 from cnm_core.drivers.tunnel_esp import EspTunnel
-from cnm_core.errors import Error, KernelRefused, NotAvailable
+from cnm_core.errors import Error, NotAvailable
 from cnm_core.kernel.netlink import Socket
 from cnm_core.store.membership import Membership
 
@@ -34,7 +33,7 @@ class PeerFollower:
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._tunnel = Tunnel(Socket(), self.options, self.membership)
+        self._wireguard = Tunnel(Socket(), self.options, self.membership)
         self._esp = EspTunnel(Socket(), self.options, self.membership)
 
     def stop(self) -> None:
@@ -60,14 +59,7 @@ class PeerFollower:
 
     def _compare(self) -> None:
         """Compare the peers with the store's, unless this host has no encrypted networks."""
-        for came, went in (self._peers_by_wireguard(), self._esp.reconcile()):
+        for tunnel in (self._wireguard, self._esp):
+            came, went = tunnel.reconcile()
             if came or went:
                 self.report.say("peers-changed", came=came, went=went)
-
-    def _peers_by_wireguard(self) -> tuple[int, int]:
-        try:
-            return self._tunnel.reconcile()
-        except KernelRefused as error:
-            if error.errno != ENOENT:
-                raise
-            return 0, 0  # without WireGuard there are none

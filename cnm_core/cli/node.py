@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from errno import ENOENT
 from pathlib import Path
 
 import click
@@ -13,11 +12,10 @@ from cnm_core.cli.main import NOT_FOUND, Failure
 from cnm_core.config.overlay import OverlayConfig, overlay_config
 from cnm_core.drivers.tunnel import Tunnel
 from cnm_core.drivers.tunnel_esp import EspTunnel
-from cnm_core.errors import KernelRefused
 from cnm_core.inet import format_ip
 from cnm_core.kernel.netlink import Socket
 from cnm_core.store.cluster import Cluster
-from cnm_core.store.membership import Membership, open_membership
+from cnm_core.store.membership import open_membership
 from cnm_core.store.tunnels import encode_key
 
 
@@ -101,25 +99,12 @@ def rotate_key(agent_file: Path) -> None:
     options = _options(agent_file)
     membership = open_membership(options, output.passed_over, json.loads)
     found = False
-    for rotate in (_rotate_wireguard, _rotate_esp):
-        if key := rotate(options, membership):
+    for kind in (Tunnel, EspTunnel):
+        if key := kind(Socket(), options, membership).rotate():
             found = True
             click.echo(encode_key(key))
     if not found:
         output.warn("there is no encrypted network on this host; the next one has a new key")
-
-
-def _rotate_wireguard(options: OverlayConfig, membership: Membership) -> bytes:
-    try:
-        return Tunnel(Socket(), options, membership).rotate()
-    except KernelRefused as error:
-        if error.errno != ENOENT:
-            raise
-        return b""  # the kernel has no WireGuard
-
-
-def _rotate_esp(options: OverlayConfig, membership: Membership) -> bytes:
-    return EspTunnel(Socket(), options, membership).rotate()
 
 
 def _options(agent_file: Path) -> OverlayConfig:

@@ -106,14 +106,17 @@ class Overlay:
     def create_network(self, network: Network, leases: tuple[Lease, ...]) -> bool:
         """The bridge with its gateway addresses, the VXLAN device, and the peers' entries.
 
-        An agent keeps guard and entries as the store has them; where none does they are read
-        anew. The guard is there before the device, and so is an encrypted network's tunnel.
+        An agent keeps guard, entries, and the other ends of a tunnel as the store has them; where
+        none does they are read anew. The guard is there before the device, and so is an encrypted
+        network's tunnel.
         """
         view = self._view(network)
-        if view.network.encrypted:
-            self._tunnel(network).ensure(view.member)
         membership = self._member_of(network)
         followed = membership.is_followed()
+        if view.network.encrypted:
+            tunnel = self._tunnel(network)
+            if tunnel.ensure(view.member) or not followed:
+                tunnel.reconcile(view.member)
         first = self._bridge.create_network(self._on_bridge(network), leases)
         self._guard(membership, view, followed=followed)
         made = ensure_device(self._host, view)

@@ -19,7 +19,7 @@ from cnm_core.store import tunnels
 from cnm_core.store.cluster import Outdated
 from cnm_core.store.entries import Member
 from cnm_core.store.membership import Membership
-from cnm_core.store.tunnels import PrivateKey, encode_key, tunnel_ip
+from cnm_core.store.tunnels import End, PrivateKey, encode_key, tunnel_ip
 
 
 class Tunnel:
@@ -47,101 +47,7 @@ class Tunnel:
         tunnel_link.require_ipv6()
 
     def ensure(self, member: Member) -> bool:
-        """Have the device, with its key, address and peers; whether it had to be made.
-
-        An agent keeps the peers as the store has them; where none does they are read anew.
-        """
-        made = self._ensure_device(member)
-        if made or not self._membership.is_followed():
-            self.reconcile(member)
-        return made
-
-    def reconcile(self, member: Member | None = None) -> tuple[int, int]:
-        """Make this host's end known, and the peers those of the store: how many came and went.
-
-        Without a member the cluster is asked for it, if need be. Raises Unreachable, and
-        NotAvailable where the host is no member any more.
-        """
-        device = self._device()
-        if device is None:
-            return 0, 0  # there is no encrypted network on this host
-        known = {each.node: each for each in tunnels.tunnels(self._membership.cluster)}
-        own = known.pop(self._membership.node, None)
-        same = own is not None and (own.key, own.port) == (device.public_key, device.port)
-        if not same or (member and own and own.endpoint != member.vtep):
-            self._publish(device, member or tunnel_link.own_member(self._membership))
-        wanted = {Peer(each.key, each.endpoint, each.port, each.ip) for each in known.values()}
-        fresh = wanted - set(device.peers)
-        stale = {each.key for each in device.peers} - {each.key for each in wanted}
-        if fresh or stale:
-            self._wireguard().set_peers(TUNNEL, fresh, stale)
-        return len(fresh), len(stale)
-
-    def rotate(self) -> bytes:
-        """Have another key, and tell the other hosts; the public key, b"" without a device.
-
-        Where they cannot be told, everything is as it was. The device has the key right before
-        the others hear of it: each turns to us then, which is what begins the new sessions.
-        """
-        member = tunnel_link.own_member(self._membership)
-        with self._key.lock():
-            old = self._key.present()
-            new = self._key.write(tunnels.new_key())
-            try:
-                return self._set_key(new, member)
-            except BaseException:
-                self._key.write(old)
-                self._restore(old)
-                raise
-
-    def drift(self, member: Member) -> list[Drift]:
-        """How device and peers differ from what they should be."""
-        what = f"WireGuard device {TUNNEL}"
-        found, device = link.find(self._host, TUNNEL), self._device()
-        if found is None or device is None:
-            return [Drift(what, f"port {self._port}", found.kind if found else "no such link")]
-        drift = [] if found.up else [Drift(what, "up", "down")]
-        if device.private_key != _clamped(self._key.read()):
-            drift.append(Drift(what, f"the key in {self._key.path}", "another key"))
-        if device.port != self._port:
-            drift.append(Drift(what, f"port {self._port}", f"port {device.port}"))
-        ip = tunnel_ip(member.vtep)
-        if not tunnel_link.has_address(self._host, found, ip):
-            drift.append(Drift(what, f"address {format_ip(ip)}", "no such address"))
-        return drift + self._peer_drift(member, device)
-
-    def remove_unless_used(self) -> None:
-        """Delete the device where no VXLAN device is bound to it any more."""
-        tunnel_link.delete_unless_used(self._host, TUNNEL)
-
-    def _set_key(self, key: bytes, member: Member) -> bytes:
-        device = self._device()
-        if device is None:
-            return b""
-        self._wireguard().set_key(TUNNEL, key, device.port)
-        device = self._device()
-        if device is None:
-            return b""
-        self._publish(device, member)
-        return device.public_key
-
-    def _publish(self, device: Device, member: Member) -> None:
-        own = tunnels.Tunnel(member.node, device.public_key, member.vtep, device.port)
-        try:
-            tunnels.publish(self._membership.cluster, own, member)
-        except Outdated:
-            raise tunnel_link.no_member(member.node) from None
-
-    def _peer_drift(self, member: Member, device: Device) -> list[Drift]:
-        """Where a peer was heard from last does not count: it may have several addresses."""
-        known = tunnels.tunnels(self._membership.cluster)
-        wanted = {(each.key, each.ip) for each in known if each.node != member.node}
-        present = {(each.key, each.ip) for each in device.peers}
-        what = f"peers of {TUNNEL}"
-        drift = [Drift(what, _describe(*each), "no such peer") for each in wanted - present]
-        return drift + [Drift(what, "none", _describe(*each)) for each in present - wanted]
-
-    def _ensure_device(self, member: Member) -> bool:
+        """Have the device, with its key and address; whether `reconcile` is to follow."""
         found = link.find(self._host, TUNNEL)
         made = found is None
         if found is None:
@@ -161,6 +67,95 @@ class Tunnel:
         if not found.up:
             self._set_up(found)
         return made
+
+    def reconcile(self, member: Member | None = None) -> tuple[int, int]:
+        """Make this host's end known, and the peers those of the store: how many came and went.
+
+        Without a member the cluster is asked for it. Raises Unreachable, and NotAvailable where
+        the host is no member any more.
+        """
+        if link.find(self._host, TUNNEL) is None:
+            return 0, 0  # there is no such network on this host
+        member = member or tunnel_link.own_member(self._membership)
+        known = {each.node: each for each in tunnels.ends(self._membership.cluster)}
+        # After the store, or what was rotated in between would be the former key there again.
+        device = self._device()
+        if device is None or not device.public_key:
+            return 0, 0  # it has gone, or is being made
+        own = _end(member, device)
+        if known.pop(member.node, None) != own:
+            self._publish(own, member)
+        wanted = {Peer(each.key, each.endpoint, each.port, each.ip) for each in known.values()}
+        fresh = wanted - set(device.peers)
+        stale = {each.key for each in device.peers} - {each.key for each in wanted}
+        if fresh or stale:
+            self._wireguard().set_peers(TUNNEL, fresh, stale)
+        return len(fresh), len(stale)
+
+    def rotate(self) -> bytes:
+        """Have another key, and tell the other hosts; the public key, b"" without a device.
+
+        Where they cannot be told, everything is as it was. The device has the key right before
+        the others hear of it: each turns to us then, which is what begins the new sessions.
+        """
+        with self._key.lock():
+            device = self._device()
+            if device is None:
+                self._key.forget()
+                return b""
+            member = tunnel_link.own_member(self._membership)
+            old = self._key.present()
+            new = self._key.write(tunnels.new_key())
+            try:
+                return self._set_key(new, device.port, member)
+            except BaseException:
+                self._key.write(old)
+                self._restore(old)
+                raise
+
+    def drift(self, member: Member) -> list[Drift]:
+        """How device and peers differ from what they should be."""
+        what = f"WireGuard device {TUNNEL}"
+        found, device = link.find(self._host, TUNNEL), self._device()
+        if found is None or device is None:
+            return [Drift(what, f"port {self._port}", found.kind if found else "no such link")]
+        drift = [] if found.up else [Drift(what, "up", "down")]
+        key = self._key.present()
+        if not key or device.private_key != _clamped(key):
+            drift.append(Drift(what, f"the key in {self._key.path}", "another key"))
+        if device.port != self._port:
+            drift.append(Drift(what, f"port {self._port}", f"port {device.port}"))
+        ip = tunnel_ip(member.vtep)
+        if not tunnel_link.has_address(self._host, found, ip):
+            drift.append(Drift(what, f"address {format_ip(ip)}", "no such address"))
+        return drift + self._peer_drift(member, device)
+
+    def remove_unless_used(self) -> None:
+        """Delete the device where no VXLAN device is bound to it any more."""
+        tunnel_link.delete_unless_used(self._host, TUNNEL)
+
+    def _set_key(self, key: bytes, port: int, member: Member) -> bytes:
+        self._wireguard().set_key(TUNNEL, key, port)
+        device = self._device()
+        if device is None:
+            return b""
+        self._publish(_end(member, device), member)
+        return device.public_key
+
+    def _publish(self, own: End, member: Member) -> None:
+        try:
+            tunnels.publish(self._membership.cluster, own, member)
+        except Outdated:
+            raise tunnel_link.no_member(member.node) from None
+
+    def _peer_drift(self, member: Member, device: Device) -> list[Drift]:
+        """Where a peer was heard from last does not count: it may have several addresses."""
+        known = tunnels.ends(self._membership.cluster)
+        wanted = {(each.key, each.ip) for each in known if each.node != member.node}
+        present = {(each.key, each.ip) for each in device.peers}
+        what = f"peers of {TUNNEL}"
+        drift = [Drift(what, _describe(*each), "no such peer") for each in wanted - present]
+        return drift + [Drift(what, "none", _describe(*each)) for each in present - wanted]
 
     def _make_link(self, member: Member) -> Link:
         version = 4 if len(member.vtep) == 4 else 6
@@ -193,11 +188,16 @@ class Tunnel:
             pass  # the failure that is being undone says more; the next ADD sets the key
 
     def _device(self) -> Device | None:
-        return self._wireguard().device_of(TUNNEL)
+        # The kernel may have no WireGuard; to ask for it would load the module.
+        return self._wireguard().device_of(TUNNEL) if link.find(self._host, TUNNEL) else None
 
     def _wireguard(self) -> Wireguard:
         self._opened = self._opened or Wireguard()
         return self._opened
+
+
+def _end(member: Member, device: Device) -> End:
+    return End(member.node, device.public_key, member.vtep, device.port)
 
 
 def _describe(key: bytes, ip: bytes) -> str:

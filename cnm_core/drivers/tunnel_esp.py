@@ -103,13 +103,22 @@ class EspTunnel:
         tunnel_link.require_ipv6()
 
     def ensure(self, member: Member) -> bool:
-        """Have the interface with its address, and what is between the hosts; whether it was made.
-
-        An agent keeps the latter as the store has it; where none does that is read anew.
-        """
-        made = self._ensure_link(member)
-        if made or not self._membership.is_followed():
-            self.reconcile(member)
+        """Have the interface with its address; whether `reconcile` is to follow."""
+        found = link.find(self._host, TUNNEL_ESP)
+        made = found is None
+        if found is None:
+            found = self._make_link(member)
+        if xfrm.number_of(found) != IF_ID:
+            raise InvalidNetworkConfig(
+                f'encrypted: link "{TUNNEL_ESP}" of this host is a {found.kind or "link"} of '
+                f"somebody else, no XFRM interface of number {IF_ID:#x}",
+                details=f"rename that link: overlay networks have {TUNNEL_ESP} as theirs",
+            )
+        tunnel_link.ensure_address(self._host, found, tunnel_ip(member.vtep))
+        if not found.up:
+            # The kernel's own address, drawn at random, would be of no use (addrconf_dev_config).
+            sysctl.set_to("1", "net", "ipv6", "conf", TUNNEL_ESP, "addr_gen_mode")
+            self._host.request(link.set_up(found.index, TUNNEL_ESP))
         return made
 
     def reconcile(self, member: Member | None = None) -> tuple[int, int]:
@@ -124,8 +133,8 @@ class EspTunnel:
         with self._file.lock():
             member = member or tunnel_link.own_member(self._membership)
             changes = self._reconcile(member, self._file.present() or self._file.draw())
-        if link.find(self._host, TUNNEL_ESP) is None:  # the last container went meanwhile
-            self._xfrm().clear()
+            if link.find(self._host, TUNNEL_ESP) is None:  # the last container went meanwhile
+                self._xfrm().clear()
         return changes
 
     def rotate(self) -> bytes:
@@ -134,14 +143,16 @@ class EspTunnel:
         Where they cannot be told, everything is as it was. Returns once all is sent by the new
         key, after five seconds at most.
         """
-        member = tunnel_link.own_member(self._membership)
-        if link.find(self._host, TUNNEL_ESP) is None:
-            return b""
         with self._file.lock():
+            if link.find(self._host, TUNNEL_ESP) is None:
+                self._file.forget()
+                return b""
+            member = tunnel_link.own_member(self._membership)
             former = self._file.present()
             key = self._file.draw()
             try:
                 self._reconcile(member, key)
+                key = self._file.present() or key  # another one where an SPI was taken
             except BaseException:
                 if former is not None:
                     self._file.write(former)
@@ -173,26 +184,6 @@ class EspTunnel:
         """
         if tunnel_link.delete_unless_used(self._host, TUNNEL_ESP):
             self._xfrm().clear()
-
-    # --- the interface
-
-    def _ensure_link(self, member: Member) -> bool:
-        found = link.find(self._host, TUNNEL_ESP)
-        made = found is None
-        if found is None:
-            found = self._make_link(member)
-        if xfrm.number_of(found) != IF_ID:
-            raise InvalidNetworkConfig(
-                f'encrypted: link "{TUNNEL_ESP}" of this host is a {found.kind or "link"} of '
-                f"somebody else, no XFRM interface of number {IF_ID:#x}",
-                details=f"rename that link: overlay networks have {TUNNEL_ESP} as theirs",
-            )
-        tunnel_link.ensure_address(self._host, found, tunnel_ip(member.vtep))
-        if not found.up:
-            # The kernel's own address, drawn at random, would be of no use (addrconf_dev_config).
-            sysctl.set_to("1", "net", "ipv6", "conf", TUNNEL_ESP, "addr_gen_mode")
-            self._host.request(link.set_up(found.index, TUNNEL_ESP))
-        return made
 
     def _make_link(self, member: Member) -> Link:
         version = 4 if len(member.vtep) == 4 else 6

@@ -22,7 +22,7 @@ _KEY_BYTES = 32
 _LINK_LOCAL = bytes.fromhex("fe80000000000000")
 
 
-class Tunnel(Record):
+class End(Record):
     """A host's end: its public key, and where it is on the underlay."""
 
     node: str
@@ -53,19 +53,19 @@ def tunnel_ip(vtep: bytes) -> bytes:
     return _LINK_LOCAL + bytes(mixed)
 
 
-def tunnels(cluster: Cluster) -> list[Tunnel]:
+def ends(cluster: Cluster) -> list[End]:
     """The ends of all hosts that have one. Raises Unreachable."""
-    return list(cluster.read_all(PREFIX, lambda entry: decoded(entry, _tunnel)))
+    return list(cluster.read_all(PREFIX, lambda entry: decoded(entry, _end)))
 
 
-def publish(cluster: Cluster, tunnel: Tunnel, member: Member) -> None:
+def publish(cluster: Cluster, end: End, member: Member) -> None:
     """Make a host's own end known. Raises Outdated where it is no member any more."""
     value = {
-        "key": encode_key(tunnel.key),
-        "endpoint": format_ip(tunnel.endpoint),
-        "port": tunnel.port,
+        "key": encode_key(end.key),
+        "endpoint": format_ip(end.endpoint),
+        "port": end.port,
     }
-    cluster.claim(member, (), (Put(PREFIX + tunnel.node, json.dumps(value)),))
+    cluster.claim(member, (), (Put(PREFIX + end.node, json.dumps(value)),))
 
 
 class PrivateKey:
@@ -84,6 +84,10 @@ class PrivateKey:
         """Have the file hold this key, which is also the answer."""
         files.replace(self.path, encode_key(key) + "\n")
         return key
+
+    def forget(self) -> None:
+        """Have no key: the next one is another."""
+        files.remove(self.path)
 
     def lock(self) -> files.Lock:
         """For whoever changes the key."""
@@ -119,11 +123,11 @@ def decode_key(text: str) -> bytes:
     return key
 
 
-def _tunnel(key: str, fields: dict[str, object]) -> Tunnel:
+def _end(key: str, fields: dict[str, object]) -> End:
     port = fields["port"]
     if type(port) is not int or not 0 < port < 65536:
         raise ValueError(f"not a port: {json.shorten(port)}")
-    return Tunnel(
+    return End(
         key.rpartition("/")[2],
         decode_key(str(fields["key"])),
         parse_ip(str(fields["endpoint"])),

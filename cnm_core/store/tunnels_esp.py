@@ -135,6 +135,10 @@ class KeyFile:
         files.replace(self.path, "".join(f"{line}\n" for line in lines))
         return key
 
+    def forget(self) -> None:
+        """Have no key: the next one is another."""
+        files.remove(self.path)
+
     def draw(self) -> OwnKey:
         """Have the file hold another key, that no association was made with yet."""
         private = urandom(KEY_BYTES)

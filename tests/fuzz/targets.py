@@ -219,7 +219,7 @@ def member(data: bytes) -> None:
     with suppress(Error):
         cluster.blocks("blue", "n1")
     with suppress(Error):
-        tunnels.tunnels(cluster)
+        tunnels.ends(cluster)
     shared = cluster.conflists()
     for network in cluster.networks():
         entries.encode_network(network)

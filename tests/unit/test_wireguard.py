@@ -17,7 +17,7 @@ from cnm_core.store.cluster import Cluster
 from cnm_core.store.entries import Member
 from cnm_core.store.shared import Put
 from cnm_core.store.shared_files import FileStore
-from cnm_core.store.tunnels import PrivateKey, Tunnel, tunnel_ip
+from cnm_core.store.tunnels import End, PrivateKey, tunnel_ip
 
 keys = st.binary(min_size=32, max_size=32)
 ips = st.binary(min_size=4, max_size=4) | st.binary(min_size=16, max_size=16)
@@ -125,11 +125,11 @@ def test_published(tmp_path: Path) -> None:
     ignored: list[Error] = []
     cluster = Cluster(FileStore(str(tmp_path)), ignored.append)
     member = cluster.join(Member("one", parse_ip("10.0.0.1"), 1450))
-    tunnel = Tunnel("one", bytes(range(32)), member.vtep, 51830)
-    tunnels.publish(cluster, tunnel, member)
-    assert tunnels.tunnels(cluster) == [tunnel]
+    end = End("one", bytes(range(32)), member.vtep, 51830)
+    tunnels.publish(cluster, end, member)
+    assert tunnels.ends(cluster) == [end]
     cluster.fence("one")
-    assert tunnels.tunnels(cluster) == [] == ignored
+    assert tunnels.ends(cluster) == [] == ignored
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,6 @@ def test_malformed(tmp_path: Path, value: str) -> None:
     ignored: list[Error] = []
     cluster = Cluster(FileStore(str(tmp_path)), ignored.append)
     cluster.store.commit((), (Put("tunnels/one", value),))
-    assert tunnels.tunnels(cluster) == []
+    assert tunnels.ends(cluster) == []
     (error,) = ignored
     assert '"tunnels/one" of the cluster makes no sense' in error.msg

@@ -24,6 +24,7 @@ from cnm_core.http import parse_url
 from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.wireguard import Peer, Wireguard
 from cnm_core.kernel.xfrm import Association, Xfrm
+from cnm_core.store import tunnels
 from cnm_core.store.cluster import Cluster
 from cnm_core.store.etcd import Access, EtcdStore
 from cnm_core.store.membership import open_membership
@@ -482,6 +483,8 @@ def nonzero(host: Host) -> set[str]:
 
 # --- rotation
 
+KEY = "cnm/v1/default/tunnels/host-1"
+
 
 class Conversation(threading.Thread):
     """A TCP connection between two containers that goes on until it is ended."""
@@ -531,6 +534,8 @@ class Conversation(threading.Thread):
 def test_rotation(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixture[str]) -> None:
     """With another key on one host, traffic goes on, and the former key is worth nothing."""
     (one, _), (two, address) = connected(hosts[:2], netns, **ENCRYPTED)
+    makes_known_what_is(hosts[0])
+    catch_up(hosts[0], netns, **ENCRYPTED)
     hosts[1].start_agent(seconds=2 * cni.PATIENCE)
     assert one.reaches(address, seconds=cni.PATIENCE)
     keys = [peer_key(hosts[1])]
@@ -559,6 +564,38 @@ def test_rotation(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFix
     assert "made-tunnel" in hosts[1].events()
     rotate_esp(hosts, netns, capsys)
     forgets_the_fenced(hosts, netns, one, address)
+
+
+def makes_known_what_is(host: Host) -> None:
+    """Another key, or another address, is told by whoever looks; and no key where there is none."""
+
+    def rotated_before(cluster: Cluster) -> list[tunnels.End]:
+        rotate(host)
+        return ends(cluster)
+
+    ends = tunnels.ends
+    with host.netns.entered(), pytest.MonkeyPatch.context() as patched:
+        tunnel = tunnel_of(host)
+        before = stored(host.etcd)[KEY]
+        patched.setattr(tunnels, "ends", rotated_before)
+        tunnel.reconcile()
+        patched.undo()
+        device = Wireguard().device_of("wg-cnm")
+        assert device is not None
+        assert b64encode(device.public_key).decode() in stored(host.etcd)[KEY] != before
+
+        cluster = open_membership(overlay_config(host.network()), print).cluster
+        (member,) = (each for each in cluster.members() if each.node == host.name)
+        moved = cluster.join(member.replace(vtep=bytes((10, 99, 0, 99))))
+        tunnel.reconcile()
+        assert '"endpoint":"10.99.0.99"' in stored(host.etcd)[KEY].replace(" ", "")
+        cluster.join(member.replace(revision=moved.revision))
+
+        after = stored(host.etcd)[KEY]
+        host.netns.ip("link", "delete", "wg-cnm")
+        host.netns.ip("link", "add", "wg-cnm", "type", "wireguard")
+        assert tunnel.reconcile() == (0, 0)
+        assert stored(host.etcd)[KEY] == after
 
 
 def rotate_esp(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixture[str]) -> None:
@@ -603,8 +640,13 @@ def associated(host: Host) -> str:
 def rotate(host: Host, kind: type[Tunnel | EspTunnel] = Tunnel) -> None:
     """Give a host another key."""
     with host.netns.entered():
-        options = overlay_config(host.network(**ENCRYPTED))
-        kind(Socket(), options, open_membership(options, lambda error: None)).rotate()
+        tunnel_of(host, kind).rotate()
+
+
+def tunnel_of(host: Host, kind: type[Tunnel | EspTunnel] = Tunnel) -> Tunnel | EspTunnel:
+    """A host's end, for whoever is in its namespace."""
+    options = overlay_config(host.network(**ENCRYPTED))
+    return kind(Socket(), options, open_membership(options, lambda error: None))
 
 
 def peer_key(host: Host) -> str:
