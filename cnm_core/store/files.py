@@ -1,7 +1,7 @@
 """Files that survive a kill at any instruction: atomic writes, locks, private directories."""
 
 from errno import EACCES, EISDIR, ELOOP, EMFILE, ENFILE, ENOENT, ENOMEM, ENOTDIR, ENXIO, EROFS
-from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from posix import (
     O_CLOEXEC,
     O_CREAT,
@@ -248,7 +248,7 @@ class Lock:
             pass
 
     def is_held(self) -> bool:
-        """Whether somebody else holds it now."""
+        """Whether somebody else holds it now; whoever asks at the same time does not."""
         try:
             fd = open_file(self._path, O_RDWR | O_CLOEXEC | O_NOFOLLOW)
         except FileNotFoundError:
@@ -256,7 +256,7 @@ class Lock:
         except OSError as error:
             raise failure("lock", self._path, error) from None
         try:
-            flock(fd, LOCK_EX | LOCK_NB)
+            flock(fd, LOCK_SH | LOCK_NB)
         except BlockingIOError:
             return True
         finally:
