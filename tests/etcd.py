@@ -1,12 +1,15 @@
 """A real etcd, in the network namespace of whoever starts it."""
 
 import json
+import signal
 import ssl
 import subprocess
 import time
 import urllib.error
 import urllib.request
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,6 +95,16 @@ class Etcd:
     def kill(self) -> None:
         """End it by SIGKILL."""
         self._end(kill=True)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It takes connections and requests, and answers none."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def call(self, target: str, **question: object) -> dict[str, object]:
         """The answer to a request of the JSON gateway."""

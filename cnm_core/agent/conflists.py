@@ -17,7 +17,7 @@ from cnm_core.agent.turns import turns
 from cnm_core.cli import overlay_file
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.main import Failure
-from cnm_core.errors import Error, StateFailure
+from cnm_core.errors import Error, StateFailure, attempt, raise_all
 from cnm_core.store import files
 from cnm_core.store.endpoints import EndpointStore
 from cnm_core.store.entries import SharedNetwork
@@ -50,9 +50,9 @@ class Conflists:
                 store = self.membership.cluster.store
                 for _ in turns(store, _PREFIX, self._stopping, _COMPARE_SECONDS):
                     self._compare()
+                    self.report.fail("conflists", None)
             except Error as error:
-                if isinstance(error, StateFailure):  # of the store the endpoints' follower tells
-                    self._say("failed", error=error.msg)
+                self.report.fail("conflists", error)
                 self._stopping.wait(_RETRY_SECONDS)
 
     def _compare(self) -> None:
@@ -65,9 +65,11 @@ class Conflists:
             present = {each.name: each for each in directory.read()[0]}
             for document in self._documents(networks, shared):
                 self._have(directory, present.get(document["name"]), document)
+            failures: list[Error] = []
             for name, network in present.items():
                 if name not in shared and overlay_file.is_of(network, self.keys):
-                    self._remove(directory, network)
+                    attempt(failures, self._remove, directory, network)
+            raise_all(failures)
 
     def _forget(self, shared: dict[str, str], networks: set[str]) -> None:
         """Take what the store has of files whose networks are gone as gone, and out of it."""
@@ -114,7 +116,10 @@ class Conflists:
         if EndpointStore(self.membership.state_dir).keys(network.name):
             self._say("conflist-in-use", network=network.name, path=str(network.path))
             return
-        clear_host(network)
+        try:
+            clear_host(network)
+        except Failure as failure:
+            raise StateFailure(failure.message, details=failure.advice) from None
         self.membership.remove(network.name)
         directory.remove(network)
         self.report.say("conflist-removed", network=network.name, path=str(network.path))

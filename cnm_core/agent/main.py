@@ -1,31 +1,31 @@
-"""The agent: its lease, its follower, the kernel's events, and its end."""
+"""The agent: its threads, the kernel's events, and its end."""
 
 import asyncio
 import contextlib
 import ctypes
 import json
 import signal
-from collections.abc import AsyncIterator, Coroutine, Iterator
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from cnm_core.agent.conflists import Conflists
 from cnm_core.agent.follower import Follower
+from cnm_core.agent.lease import Lease
 from cnm_core.agent.members import Members
 from cnm_core.agent.peers import PeerFollower
 from cnm_core.agent.readiness import notify
 from cnm_core.agent.report import Report
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers import overlay
-from cnm_core.errors import Error, KernelRefused
+from cnm_core.errors import KernelRefused
 from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
 from cnm_core.store.endpoints import EndpointStore
 from cnm_core.store.membership import Membership, open_membership
 
-# A host that has said nothing for so long counts as gone.
-LIFETIME_SECONDS = 15
-_RETRY_SECONDS = 1.0
 _LOOK_SECONDS = 0.2
 # malloc.h of glibc.
 _M_MMAP_THRESHOLD = -3
@@ -33,48 +33,48 @@ _LARGE = 1 << 16
 
 
 async def run(
-    options: OverlayConfig, keys: dict[str, Any], networks: Path, listening: tuple[str, int]
+    options: OverlayConfig, keys: dict[str, Any], networks: Path, listening: socket.socket
 ) -> None:
     """Run until SIGTERM or SIGINT. Traffic goes on as it is afterwards.
 
-    `keys` are those of this host for files of networks, which go into `networks`.
+    `keys` are those of this host for files of networks, which go into `networks`. Health and
+    metrics are told to whoever connects to `listening`.
     """
     _give_back_memory()
     report = Report()
-    # Each thread has a connection of its own.
-    follower = Follower(open_membership(options, report.ignore, json.loads), options, report)
-    peers = PeerFollower(open_membership(options, report.ignore, json.loads), options, report)
-    alive = open_membership(options, report.ignore, json.loads)
-    report.pending = lambda: len(list(alive.pending()))
-    endpoints = EndpointStore(options.state_dir)
-    members = Members(open_membership(options, report.ignore, json.loads), endpoints, report)
-    conflists = Conflists(
-        open_membership(options, report.ignore, json.loads), networks, keys, report
-    )
-    followers: tuple[Follower | Members | PeerFollower | Conflists, ...] = (
+
+    def membership() -> Membership:  # each thread has a connection of its own
+        return open_membership(options, report.ignore, json.loads)
+
+    follower = Follower(membership(), options, report)
+    report.pending = lambda: len(list(follower.membership.pending()))
+    threads: tuple[Follower | Members | PeerFollower | Conflists | Lease, ...] = (
         follower,
-        members,
-        peers,
-        conflists,
+        Members(membership(), EndpointStore(options.state_dir), report),
+        PeerFollower(membership(), options, report),
+        Conflists(membership(), networks, keys, report),
+        Lease(membership(), report, follower.look),
     )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(len(threads)))
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    server = await asyncio.start_server(report.serve, *listening)
+    server = await asyncio.start_server(report.serve, sock=listening)
     await _predecessor_ended(follower.membership, report, stopping)
     if stopping.is_set():
         return
     with follower.membership.followed(), _listening(follower):
-        report.say("started", node=alive.node, listening="{}:{}".format(*listening))
+        address = "{}:{}".format(*listening.getsockname())
+        report.say("started", node=follower.membership.node, listening=address)
         # Not only once the store answers: without it the agent has its work, too.
         notify("READY=1")
-        async with server, _ended(_live(alive, follower, report)):
-            works = {asyncio.create_task(asyncio.to_thread(each.follow)) for each in followers}
+        async with server:
+            works = {asyncio.create_task(asyncio.to_thread(each.follow)) for each in threads}
             ended = asyncio.create_task(stopping.wait())
             await asyncio.wait({*works, ended}, return_when=asyncio.FIRST_COMPLETED)
             notify("STOPPING=1")
-            for each in followers:
+            for each in threads:
                 each.stop()
             await asyncio.gather(*works)
         report.say("stopped")
@@ -98,18 +98,6 @@ async def _predecessor_ended(
     while membership.is_followed() and not stopping.is_set():
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopping.wait(), _LOOK_SECONDS)
-
-
-@contextlib.asynccontextmanager
-async def _ended(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Work that goes on meanwhile and is ended afterwards."""
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 @contextlib.contextmanager
@@ -140,38 +128,3 @@ def _listening(follower: Follower) -> Iterator[None]:
 def _is_loss(kind: int, changed: link.Link) -> bool:
     gone = kind == link.RTM_DELLINK or not changed.up
     return gone and changed.name.startswith(overlay.LINK_PREFIXES)
-
-
-async def _live(membership: Membership, follower: Follower, report: Report) -> None:
-    """Keep this host's lease, whatever becomes of the store in between.
-
-    Where the lease is new the host may have been fenced: the follower looks at that.
-    """
-    lease = 0
-    try:
-        while True:
-            try:
-                kept = await asyncio.to_thread(_stay, membership, lease)
-                if kept != lease:
-                    follower.look()
-                lease = kept
-                report.keep_lease()
-            except Error as error:
-                report.lose_lease(error)
-                lease = 0
-            await asyncio.sleep(LIFETIME_SECONDS / 3 if lease else _RETRY_SECONDS)
-    finally:
-        if lease:
-            with contextlib.suppress(Error):
-                membership.cluster.store.revoke(lease)
-
-
-def _stay(membership: Membership, lease: int) -> int:
-    """Keep a lease alive, or begin another; which."""
-    store = membership.cluster.store
-    membership.cluster.check_schema()
-    if lease and store.keep_alive(lease) and membership.cluster.is_announced(membership.node):
-        return lease
-    lease = store.grant(LIFETIME_SECONDS)
-    membership.cluster.announce(membership.node, lease)
-    return lease

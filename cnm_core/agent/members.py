@@ -36,7 +36,6 @@ class Members:
     _members: list[Member] | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
     _compared: float = 0.0
-    _failure: str = ""
 
     def __post_init__(self) -> None:
         self._host = Socket()
@@ -71,11 +70,9 @@ class Members:
         """Mend networks whose packets are not looked at; or compare all members of all of them."""
         try:
             self._compare(Guard(), everything=everything)
-            self._failure = ""
+            self.report.fail("guard", None)
         except Error as error:
-            if error.msg != self._failure:
-                self.report.say("failed", error=error.msg)
-            self._failure = error.msg
+            self.report.fail("guard", error)
 
     def _compare(self, guard: Guard, *, everything: bool) -> None:
         """Under the lock only where something is to be changed: an ADD may be waiting for it."""

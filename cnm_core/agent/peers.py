@@ -12,7 +12,7 @@ from cnm_core.agent.turns import turns
 from cnm_core.config.overlay import OverlayConfig
 from cnm_core.drivers.tunnel import Tunnel
 from cnm_core.drivers.tunnel_esp import EspTunnel
-from cnm_core.errors import Error, NotAvailable
+from cnm_core.errors import Error
 from cnm_core.kernel.netlink import Socket
 from cnm_core.store.membership import Membership
 
@@ -50,11 +50,8 @@ class PeerFollower:
                     # For some seconds after this host's key is another one.
                     while not self._esp.settled and not self._stopping.wait(_TURN_SECONDS):
                         self._compare()
-            except NotAvailable:
-                # Or fenced: it joins again in a moment, and has no key there then.
-                self._stopping.wait(_RETRY_SECONDS)
-            except Error as error:
-                self.report.say("peers-failed", error=error.msg)
+            except Error as error:  # NotAvailable where it was fenced: it joins again in a moment
+                self.report.fail("peers", error)
                 self._stopping.wait(_RETRY_SECONDS)
 
     def _compare(self) -> None:
@@ -63,3 +60,4 @@ class PeerFollower:
             came, went = tunnel.reconcile()
             if came or went:
                 self.report.say("peers-changed", came=came, went=went)
+        self.report.fail("peers", None)

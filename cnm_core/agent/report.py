@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from cnm_core.drivers.returned import Again, CutOff
-from cnm_core.errors import Error
+from cnm_core.errors import Error, NotAvailable
 from cnm_core.inet import format_ip
 from cnm_core.store.shared import Unreachable
 
@@ -40,6 +40,7 @@ class Report:
     cut_off: dict[str, tuple[CutOff, ...]] = field(default_factory=dict)
     pending: Callable[[], int] = lambda: 0
     _said: set[str] = field(default_factory=set)
+    _failures: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def say(self, event: str, **fields: object) -> None:
@@ -56,6 +57,18 @@ class Report:
                 self._said.clear()
             self._said.add(error.msg)
             self.say("ignored", error=error.msg, details=error.details)
+
+    def fail(self, work: str, error: Error | None) -> None:
+        """Say what keeps a thread from its work, once until that is something else, or nothing.
+
+        That the store does not answer, or not to this host, `lose_store` says.
+        """
+        if error is None:
+            self._failures.pop(work, None)
+        elif not isinstance(error, Unreachable | NotAvailable):
+            if self._failures.get(work) != error.msg:
+                self.say("failed", work=work, error=error.msg, details=error.details)
+            self._failures[work] = error.msg
 
     def find_store(self, revision: int) -> None:
         """Note that the store was read."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 
 import click
@@ -29,11 +30,12 @@ def agent(path: Path) -> None:
     config = agent_config.read(path, "--config")
     keys = agent_config.host_keys(config)
     options = overlay_config({"subnets": [], **keys})
-    listening = "127.0.0.1", config.listenPort
+    address = "127.0.0.1", config.listenPort
     try:
-        asyncio.run(run(options, keys, Path(config.confDir), listening))
+        listening = socket.create_server(address)
     except OSError as error:
         raise Failure(
-            f"cannot listen on {listening[0]}:{listening[1]}: {os.strerror(error.errno or 0)}",
+            f"cannot listen on {address[0]}:{address[1]}: {os.strerror(error.errno or 0)}",
             advice=f"another agent may run; listenPort in {path} chooses another port",
         ) from None
+    asyncio.run(run(options, keys, Path(config.confDir), listening))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cnm_core.agent.lease import LIFETIME_SECONDS
 from tests import cni
 from tests.etcd import CLIENT, Etcd
 from tests.hosts import Host, Sandboxes, cluster, remote_rows
@@ -118,6 +119,18 @@ def test_stops(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
     assert hosts[0].events()[-1] == "stopped"
 
 
+def test_stops_without_answer(hosts: list[Host], etcd: Etcd) -> None:
+    """Where the lease was being kept when SIGTERM came, it has ended all the same."""
+    agent = hosts[0]._agent
+    assert agent is not None
+    with etcd.hanging():
+        time.sleep(LIFETIME_SECONDS / 3 + 1)  # by then it has asked
+        agent.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+    assert hosts[0].stop_agent() == 0
+    assert alive(etcd) == {"host-2", "host-3"}
+
+
 def test_as_service(hosts: list[Host], endpoints: Endpoints, tmp_path: Path) -> None:
     """It tells systemd when it is ready and when it stops, and needs no other privilege."""
     host = hosts[0]
@@ -150,6 +163,8 @@ def test_etcd_killed(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> Non
     assert status == 503 and words.startswith("store: etcd") and "\nlease: etcd" in words
     assert "cnm_agent_pending_releases 1" in hosts[2].get("/metrics")[1]
     assert endpoints.reaches(one, two)
+    said = [line.partition(",")[2] for line in hosts[0].log.read_text().splitlines()]
+    assert len(set(said)) == len(said)  # each trouble once
     etcd.start()
     endpoints.add(hosts[1])
     endpoints.settle(*hosts[:2])

@@ -31,9 +31,9 @@ def both(hosts: list[Host]) -> list[Cnm]:
     return [host.cnm() for host in hosts]
 
 
-def await_file(host: Host, *, there: bool = True) -> Path:
+def await_file(host: Host, name: str = "blue", *, there: bool = True) -> Path:
     """Wait until a host has a file of the network, or has none any more; its path."""
-    path = host.networks / "90-blue.conflist"
+    path = host.networks / f"90-{name}.conflist"
     deadline = time.monotonic() + cni.PATIENCE
     while path.exists() != there:
         assert time.monotonic() < deadline, host.log.read_text()
@@ -129,6 +129,27 @@ def test_foreign_files(hosts: list[Host], both: list[Cnm]) -> None:
         time.sleep(0.05)
     assert [path.read_bytes() for path in paths] == before
     assert second.call("network", "inspect", "green").code == NOT_FOUND
+
+
+def test_foreign_state(hosts: list[Host], both: list[Cnm], netns: Sandboxes) -> None:
+    """What cannot be removed of a network is named, and the agent goes on with all else."""
+    first, second = both
+    first.run(*CREATE, "blue")
+    path = await_file(hosts[1])
+    sandbox = netns()
+    hosts[1].add(sandbox, network_of(second))
+    hosts[1].delete(sandbox, network_of(second))
+    foreign = hosts[1].directory / "run/blue/.somebody-elses"
+    foreign.touch()
+    first.run("network", "rm", "blue")
+    hosts[1].await_event("failed")
+    assert "run/blue" in hosts[1].log.read_text().splitlines()[-1]
+    first.run("network", "create", "--driver", "overlay", "--subnet", "10.8.0.0/24", "red")
+    await_file(hosts[1], "red")
+    assert path.exists()
+    foreign.unlink()
+    await_file(hosts[1], there=False)
+    assert hosts[1].events().count("failed") == 1
 
 
 def test_other_cluster(hosts: list[Host], both: list[Cnm]) -> None:
