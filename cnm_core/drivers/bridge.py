@@ -10,7 +10,6 @@ from cnm_core.drivers.container_end import (
     announce,
     attached,
     configure,
-    container_drift,
     interface,
     random_mac,
     refuse_small_mtu,
@@ -105,7 +104,7 @@ class Bridge:
         has_ipv6 = any(lease.address.version == 6 for lease in addressing.leases)
         if has_ipv6 and type(options.mtu) is int and options.mtu:
             refuse_small_mtu(options.mtu)
-        if not _is_gateway(options):
+        if not is_gateway(options):
             return addressing
         leases = tuple(map(_with_gateway, addressing.leases))
         routes = addressing.routes
@@ -142,7 +141,7 @@ class Bridge:
         options = _options(network)
         bridge = link.find(self._host, options.bridge)
         if bridge is not None and bridge.mac == mac:
-            if _needs_policy(options):
+            if needs_policy(options):
                 self._firewall().withdraw(self._policy(network))
             link.delete_if_present(self._host, bridge.name)
 
@@ -155,7 +154,7 @@ class Bridge:
             self._host.request(link.set_up(bridge.index, bridge.name))
         if options.promisc_mode and not bridge.flags & link.IFF_PROMISC:
             self._host.request(link.set_promiscuous(bridge.index, bridge.name))
-        if _is_gateway(options):
+        if is_gateway(options):
             carrier = self._carrier(network, bridge)
             gateway.ensure(
                 self._host,
@@ -164,22 +163,22 @@ class Bridge:
                 force=options.force_address,
                 several=bool(self.inner),
             )
-        if _needs_policy(options):
+        if needs_policy(options):
             self._apply_policy(network, leases)
         self._bridge = bridge
 
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """A random host end name, and a MAC address unless one was asked for."""
-        host_ip = _options(network).host_binding_ipv4
+        options = _options(network)
         return endpoint.replace(
             host_link=_random_name(),
             mac=endpoint.mac or random_mac(),
-            source_checked=_options(network).macspoofchk,
+            source_checked=options.macspoofchk,
             ports=tuple(
-                port.replace(host_ip=host_ip) if port.host_ip is None else port
+                port.replace(host_ip=options.host_binding_ipv4) if port.host_ip is None else port
                 for port in endpoint.ports
             ),
-            policy=self._policy(network) if _needs_policy(_options(network), endpoint) else None,
+            policy=self._policy(network) if needs_policy(options, endpoint) else None,
         )
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:
@@ -278,27 +277,19 @@ class Bridge:
         netns: Netns,
     ) -> list[Drift]:
         """Bridge, port, container end, addresses and routes, as the previous result has them."""
+        from cnm_core.drivers.bridge_drift import BridgeDrift
+        from cnm_core.drivers.container_drift import container_drift
+
         options = _options(network)
-        leases = attachment.leases if endpoint is None else endpoint.addressing.leases
-        found = self._bridge_drift(options, leases)
-        host_link = endpoint.host_link if endpoint else _host_end(attachment, options)
-        found += self._port_drift(
-            options,
-            host_link,
-            mtu=options.mtu if type(options.mtu) is int else _mtu_of(attachment, host_link),
-            hairpin=_hairpin(options, endpoint),
-        )
-        if _needs_policy(options, endpoint):
-            found += self._firewall_drift(network, leases, endpoint)
-        if endpoint is not None and endpoint.source_checked and endpoint.mac is not None:
-            found += self._source_check().drift(endpoint.host_link, endpoint.mac)
+        drift = BridgeDrift(self._host, options, self._policy(network), self._vlans(options))
+        found = drift.of(endpoint, attachment)
         return found + container_drift(key, "veth", attachment, netns)
 
     def check_status(self, network: Network) -> None:
         """Whether the bridge's name is free, or a bridge's, and nftables there if needed."""
         try:
             self.validate(network, EndpointOptions())
-            if _needs_policy(_options(network)):
+            if needs_policy(_options(network)):
                 self._firewall().check_status()
         except (InvalidNetworkConfig, KernelRefused) as error:
             raise NotAvailable(error.msg, details=error.details) from None
@@ -318,7 +309,7 @@ class Bridge:
     def delete_network(self, network: Network) -> None:
         """Delete the bridge if this network made it."""
         options = _options(network)
-        if _needs_policy(options):
+        if needs_policy(options):
             self._firewall().withdraw(self._policy(network))
         bridge = link.find(self._host, options.bridge)
         if bridge is not None and bridge.alias == _alias(network.name):
@@ -398,27 +389,12 @@ class Bridge:
         from cnm_core.drivers.firewall import Target
 
         leases = endpoint.addressing.leases
-        if not _needs_policy(_options(network)):
+        if not needs_policy(_options(network)):
             self._apply_policy(network, leases)
         carrier = _carrier_name(_options(network))
-        if _publishes_ipv4(endpoint) and not _loopback_leaves(carrier):
+        if lacks_loopback(endpoint, carrier):
             sysctl.set_to("1", "net", "ipv4", "conf", carrier, "route_localnet")
         self._firewall().publish(endpoint.ports, Target.of(endpoint))
-
-    def _firewall_drift(
-        self, network: Network, leases: tuple[Lease, ...], endpoint: Endpoint | None
-    ) -> list[Drift]:
-        from cnm_core.drivers.firewall import Target
-
-        policy = self._policy(network)
-        subnets = [policy.subnet_of(lease.address) for lease in leases]
-        found = self._firewall().drift(policy, subnets)
-        if endpoint is not None:
-            found += self._firewall().port_drift(endpoint.ports, Target.of(endpoint))
-            carrier = link.find(self._host, _carrier_name(_options(network)))
-            if carrier and _publishes_ipv4(endpoint) and not _loopback_leaves(carrier.name):
-                found.append(Drift("route_localnet of the bridge", "1", "0"))
-        return found
 
     def _create_bridge(self, network: Network, mac: bytes) -> Link:
         options = _options(network)
@@ -463,7 +439,7 @@ class Bridge:
         return min((link.parse(each).mtu for each in answers), default=_MTU)
 
     def _configure_port(self, endpoint: Endpoint, host_end: Link, options: BridgeConfig) -> None:
-        hairpin, isolated = _hairpin(options, endpoint), _apart(options)
+        hairpin, isolated = turns_back(options, endpoint), keeps_apart(options)
         if hairpin or isolated:
             self._host.request(
                 link.set_port(host_end.index, host_end.name, hairpin=hairpin, isolated=isolated)
@@ -480,50 +456,6 @@ class Bridge:
             if link.parse(self._host.request(link.get(host_end.name))[0]).operational:
                 return
             sleep(0.001)
-
-    def _bridge_drift(self, options: BridgeConfig, leases: tuple[Lease, ...]) -> list[Drift]:
-        bridge = link.find(self._host, options.bridge)
-        what = f"bridge {options.bridge}"
-        if bridge is None or bridge.kind != "bridge":
-            return [Drift(what, "a bridge", bridge.kind if bridge else "no such link")]
-        self._bridge = bridge
-        found = [] if bridge.up else [Drift(what, "up", "down")]
-        if options.promisc_mode and not bridge.flags & link.IFF_PROMISC:
-            found.append(Drift(what, "promiscuous", "not promiscuous"))
-        if _is_gateway(options):
-            found += self._gateway_drift(options, leases)
-        return found
-
-    def _gateway_drift(self, options: BridgeConfig, leases: tuple[Lease, ...]) -> list[Drift]:
-        name = _carrier_name(options)
-        carrier = self._bridge if name == options.bridge else link.find(self._host, name)
-        if carrier is None:
-            return [Drift(f"gateway link {name}", "a VLAN link", "no such link")]
-        found = gateway.drift(self._host, carrier, leases, several=bool(self.inner))
-        if carrier is not self._bridge and not carrier.up:
-            found.append(Drift(f"gateway link {name}", "up", "down"))
-        return found
-
-    def _port_drift(
-        self, options: BridgeConfig, name: str, *, mtu: int, hairpin: bool
-    ) -> list[Drift]:
-        port = link.find(self._host, name) if name else None
-        what = f"host end {name}".strip()
-        if port is None:
-            return [Drift(what, "a veth", "no such link")]
-        found = [] if port.up else [Drift(what, "up", "down")]
-        if self._bridge is not None and port.master != self._bridge.index:
-            found.append(Drift(what, f"a port of {options.bridge}", "not a port of it"))
-        if mtu and port.mtu != mtu:
-            found.append(Drift(f"MTU of {what}", str(mtu), str(port.mtu)))
-        if port.hairpin != hairpin:
-            found.append(Drift(f"hairpin of {what}", _on(hairpin), _on(port.hairpin)))
-        if port.isolated != _apart(options):
-            isolation = f"isolation of {what}"
-            found.append(Drift(isolation, _on(_apart(options)), _on(port.isolated)))
-        if (vlans := self._vlans(options)) and self._bridge is not None:
-            found += vlans.drift(self._bridge, port)
-        return found
 
 
 def _options(network: Network) -> BridgeConfig:
@@ -586,7 +518,7 @@ def _refuse_missing_ways(options: BridgeConfig, network: Network, wanted: Endpoi
             )
 
 
-def _needs_policy(options: BridgeConfig, endpoint: Endpoint | None = None) -> bool:
+def needs_policy(options: BridgeConfig, endpoint: Endpoint | None = None) -> bool:
     """Whether the network's traffic, or the endpoint's, concerns the firewall."""
     ports = endpoint is not None and bool(endpoint.ports)
     return bool(options.ip_masq or options.isolation or options.internal or ports)
@@ -598,26 +530,25 @@ def _kind(of: Link) -> str:
 
 def _carrier_name(options: BridgeConfig) -> str:
     """The link for gateway addresses: the bridge, which is in VLAN 1, or one on top of it."""
-    if _is_gateway(options) and options.vlan > 1:
+    if is_gateway(options) and options.vlan > 1:
         return f"{options.bridge}.{options.vlan}"
     return options.bridge
 
 
-def _is_gateway(options: BridgeConfig) -> bool:
+def is_gateway(options: BridgeConfig) -> bool:
+    """Whether the host is the network's gateway."""
     return options.is_gateway or options.is_default_gateway
 
 
-def _publishes_ipv4(endpoint: Endpoint) -> bool:
+def lacks_loopback(endpoint: Endpoint, carrier: str) -> bool:
+    """Whether connections from 127.0.0.1 to the endpoint's ports may not leave by the link yet."""
     leases = endpoint.addressing.leases
-    return bool(endpoint.ports) and any(lease.address.version == 4 for lease in leases)
+    if not endpoint.ports or all(lease.address.version == 6 for lease in leases):
+        return False
+    return sysctl.get("net", "ipv4", "conf", carrier, "route_localnet") != "1"
 
 
-def _loopback_leaves(bridge: str) -> bool:
-    """Whether connections from 127.0.0.1 to published ports may leave by the bridge."""
-    return sysctl.get("net", "ipv4", "conf", bridge, "route_localnet") == "1"
-
-
-def _hairpin(options: BridgeConfig, endpoint: Endpoint | None) -> bool:
+def turns_back(options: BridgeConfig, endpoint: Endpoint | None) -> bool:
     """Whether frames may go back out of the port that they came in by.
 
     With br_netfilter, a container's packet to its own published port is turned round on the
@@ -626,7 +557,7 @@ def _hairpin(options: BridgeConfig, endpoint: Endpoint | None) -> bool:
     return options.hairpin_mode or (endpoint is not None and bool(endpoint.ports))
 
 
-def _apart(options: BridgeConfig) -> bool:
+def keeps_apart(options: BridgeConfig) -> bool:
     """Whether the bridge keeps its ports from each other."""
     return options.port_isolation or not options.icc
 
@@ -663,20 +594,3 @@ def _first_host(of: Address) -> bytes:
 
 def _random_name() -> str:
     return "veth" + urandom(4).hex()
-
-
-def _on(value: bool) -> str:
-    return "on" if value else "off"
-
-
-def _host_end(attachment: Attachment, options: BridgeConfig) -> str:
-    """The host end's name in a previous result: a link of the host that others do not share."""
-    shared = (options.bridge, _carrier_name(options))
-    names = [each.name for each in attachment.interfaces if not each.sandbox]
-    return next((name for name in names if name not in shared), "")
-
-
-def _mtu_of(attachment: Attachment, name: str) -> int:
-    """The MTU of a link of the host in a previous result; 0 before spec 1.1.0, which has it."""
-    links = [each for each in attachment.interfaces if each.name == name and not each.sandbox]
-    return links[0].mtu or 0 if links else 0

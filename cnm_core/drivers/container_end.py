@@ -1,4 +1,4 @@
-"""The container's end of an endpoint, whatever driver made it: addresses, routes, checks."""
+"""The container's end of an endpoint, whatever driver made it: addresses and routes."""
 
 from errno import ENOENT
 from posix import _exit, closerange, fork, urandom
@@ -13,7 +13,6 @@ from cnm_core.kernel.netns import Netns, find_netns
 from cnm_core.model import (
     Addressing,
     Attachment,
-    Drift,
     Endpoint,
     EndpointKey,
     Interface,
@@ -68,7 +67,7 @@ def configure(name: str, addressing: Addressing, netns: Netns, *, up: bool, dad:
         inside.request(
             *(address.add(found.index, lease.address, dad=dad) for lease in addressing.leases),
             link.set_up(found.index, name),
-            *(route.add(found.index, _resolved(each, first)) for each in addressing.routes),
+            *(route.add(found.index, resolved(each, first)) for each in addressing.routes),
         )
         if dad:
             _wait_for_dad(inside, found)
@@ -124,7 +123,7 @@ def remove(kind: str, key: EndpointKey, endpoint: Endpoint | None, netns: Netns 
             link.delete_if_present(netns.socket(), key.ifname)
 
 
-def _resolved(wanted: Route, first: dict[int, bytes]) -> Route:
+def resolved(wanted: Route, first: dict[int, bytes]) -> Route:
     """A route with the gateway of its family, where it names none and none is meant by scope."""
     if wanted.gateway is not None or wanted.scope in (
         address.RT_SCOPE_LINK,
@@ -177,47 +176,3 @@ def _wait_for_dad(inside: Socket, container_end: Link) -> None:
         if monotonic() > deadline:
             raise TryAgainLater(f"duplicate address detection took more than {_DAD_SECONDS} s")
         sleep(0.01)
-
-
-def container_drift(
-    key: EndpointKey, kind: str, attachment: Attachment, netns: Netns
-) -> list[Drift]:
-    """How a link of the sandbox differs from the attachment: kind, MAC, addresses, routes."""
-    inside = netns.socket()
-    container_end = link.find(inside, key.ifname)
-    what = f"container end {key.ifname}"
-    if container_end is None:
-        return [Drift(what, f"a {kind}", "no such link")]
-    if container_end.kind != kind:
-        return [Drift(what, f"a {kind}", container_end.kind or "another link")]
-    found = []
-    if attachment.leases and not container_end.up:
-        found.append(Drift(what, "up", "down"))
-    for index, interface in enumerate(attachment.interfaces):
-        if interface.name != key.ifname or interface.sandbox != netns.path:
-            continue
-        if interface.mac and interface.mac.lower() != format_mac(container_end.mac):
-            found.append(Drift(f"MAC of {what}", interface.mac, format_mac(container_end.mac)))
-        present = [each.address for each in address.list_of(inside, container_end.index)]
-        owned = zip(attachment.leases, attachment.lease_interfaces, strict=False)
-        for lease, owner in owned:
-            if owner == index and lease.address not in present:
-                has = ", ".join(map(str, present)) or "no address"
-                found.append(Drift(f"addresses of {what}", str(lease.address), has))
-    first = gateways(attachment.leases)
-    routes = route.list_of(inside, container_end.index) if attachment.routes else []
-    for wanted in attachment.routes:
-        resolved = _resolved(wanted, first)
-        if not any(_serves(each, resolved) for each in routes):
-            found.append(Drift(f"routes of {what}", route.describe(resolved), "no such route"))
-    return found
-
-
-def _serves(present: Route, wanted: Route) -> bool:
-    """Whether a route of the kernel is the wanted one; default routes may go another way."""
-    if present.destination != wanted.destination:
-        return False
-    if wanted.destination.prefix and wanted.gateway and present.gateway != wanted.gateway:
-        return False
-    # Results before 1.1.0 say neither table nor priority.
-    return wanted.table in (None, present.table) and wanted.priority in (None, present.priority)

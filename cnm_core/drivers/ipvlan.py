@@ -9,7 +9,6 @@ from cnm_core.drivers import parent
 from cnm_core.drivers.container_end import (
     attached,
     configure,
-    container_drift,
     interface,
     remove,
 )
@@ -119,6 +118,8 @@ class Ipvlan:
         netns: Netns,
     ) -> list[Drift]:
         """Parent, mode, flag, MTU, addresses and routes."""
+        from cnm_core.drivers.container_drift import container_drift
+
         options = _options(network)
         found = container_drift(key, "ipvlan", attachment, netns)
         end = link.find(netns.socket(), key.ifname)

@@ -8,7 +8,6 @@ from cnm_core.drivers.container_end import (
     announce,
     attached,
     configure,
-    container_drift,
     interface,
     random_mac,
     remove,
@@ -132,6 +131,8 @@ class Macvlan:
         netns: Netns,
     ) -> list[Drift]:
         """Parent, mode, MTU, MAC address, addresses and routes."""
+        from cnm_core.drivers.container_drift import container_drift
+
         options = _options(network)
         found = container_drift(key, "macvlan", attachment, netns)
         end = link.find(netns.socket(), key.ifname)
