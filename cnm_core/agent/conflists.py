@@ -40,7 +40,7 @@ class Conflists:
     _said: set[str] = field(default_factory=set)
 
     def stop(self) -> None:
-        """Have `follow` return within a second."""
+        """Have `follow` return within a second, or when the store has answered."""
         self._stopping.set()
 
     def follow(self) -> None:

@@ -59,7 +59,7 @@ class Follower:
         self._host = Socket()
 
     def stop(self) -> None:
-        """Have `follow` return within a second."""
+        """Have `follow` return within a second, or when the store has answered."""
         self._stopping.set()
 
     def look(self) -> None:

@@ -27,7 +27,7 @@ class Lease:
     _stopping: threading.Event = field(default_factory=threading.Event)
 
     def stop(self) -> None:
-        """Have `follow` return, once the store has answered."""
+        """Have `follow` return at once, or when the store has answered."""
         self._stopping.set()
 
     def follow(self) -> None:

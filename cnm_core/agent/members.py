@@ -41,7 +41,7 @@ class Members:
         self._host = Socket()
 
     def stop(self) -> None:
-        """Have `follow` return within a second."""
+        """Have `follow` return within a second, or when the store has answered."""
         self._stopping.set()
 
     def follow(self) -> None:

@@ -37,7 +37,7 @@ class PeerFollower:
         self._esp = EspTunnel(Socket(), self.options, self.membership)
 
     def stop(self) -> None:
-        """Have `follow` return within a second."""
+        """Have `follow` return within a second, or when the store has answered."""
         self._stopping.set()
 
     def follow(self) -> None:

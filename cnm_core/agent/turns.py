@@ -17,8 +17,8 @@ def turns(
     """Yield at the start, whenever keys below a prefix change, and every so many seconds.
 
     True says that the store is to be read: at the start, after changes, and where the store
-    has forgotten some. Ends within a second of `stopping`. Raises Unreachable where the watch
-    breaks off.
+    has forgotten some. Ends within a second of `stopping`, or when the store has answered.
+    Raises Unreachable where the watch breaks off.
     """
     while not stopping.is_set():
         revision = store.range(prefix).revision

@@ -290,7 +290,7 @@ def read(path: Path) -> Conflist:
     """The network in a file. Raises ValueError saying what is wrong with it, and OSError."""
     try:
         document = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON: {error}") from None
     return parse(path, document)
 

@@ -124,7 +124,8 @@ class Overlay:
             endpoints, revision = membership.cluster.endpoints_until(network.name)
             if view.returned:
                 self._return(membership, view, endpoints)
-            missing, stale = reconcile(self._host, view, endpoints)
+            # An agent may have been told of more since: what is stale is its to remove.
+            missing, stale = reconcile(self._host, view, endpoints, keep_stale=followed)
             if missing or stale or not view.seen:
                 membership.see(network.name, revision)
         return first
@@ -482,12 +483,12 @@ def difference(
 
 
 def reconcile(
-    socket: Socket, view: View, endpoints: "Iterable[Published]"
+    socket: Socket, view: View, endpoints: "Iterable[Published]", *, keep_stale: bool = False
 ) -> "tuple[Entries, Entries]":
     """Make the kernel's entries those of the endpoints; what was missing, and what was stale."""
     missing, stale = difference(socket, view, endpoints)
     _, device = _links(socket, view)
-    overlay_routes.apply(socket, view, device, missing, stale)
+    overlay_routes.apply(socket, view, device, missing, set() if keep_stale else stale)
     return missing, stale
 
 

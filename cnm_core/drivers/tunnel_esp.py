@@ -132,10 +132,11 @@ class EspTunnel:
             return 0, 0  # there is no such network on this host
         with self._file.lock():
             member = member or tunnel_link.own_member(self._membership)
-            changes = self._reconcile(member, self._file.present() or self._file.draw())
-            if link.find(self._host, TUNNEL_ESP) is None:  # the last container went meanwhile
-                self._xfrm().clear()
-        return changes
+            try:
+                return self._reconcile(member, self._file.present() or self._file.draw())
+            finally:
+                if link.find(self._host, TUNNEL_ESP) is None:  # the last container went meanwhile
+                    self._xfrm().clear()
 
     def rotate(self) -> bytes:
         """Have another key, and tell the other hosts; the public key, b"" without an interface.

@@ -267,6 +267,8 @@ class EtcdStore:
                 yield rest  # etcd's last line has no end: it says why
             self._take_next_server()
             raise Unreachable(f"etcd's watch broke off: {error}") from None
+        except ValueError as error:  # files of the server's trust
+            raise InvalidNetworkConfig(f"store: {error}") from None
         except Refused as error:
             raise _refusal(error, self._access.user) from None
         finally:

@@ -10,6 +10,12 @@ from typing import Any
 import pytest
 from netaddr import IPAddress, IPNetwork
 
+from cnm_core.cli.drivers import open_network
+from cnm_core.config.overlay import overlay_config
+from cnm_core.drivers import overlay
+from cnm_core.kernel.netlink import Socket
+from cnm_core.store.cluster import Cluster
+from cnm_core.store.membership import open_membership
 from tests import cni
 from tests.etcd import Etcd
 from tests.hosts import Host, Sandboxes, cluster, remote_rows
@@ -45,6 +51,35 @@ def catch_up(host: Host, netns: Sandboxes) -> None:
     sandbox = netns()
     host.add(sandbox)
     host.delete(sandbox)
+
+
+def test_told_meanwhile(
+    hosts: list[Host], netns: Sandboxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an agent is told of right after an ADD has read the store stays as the agent has it."""
+    near, far = hosts[:2]
+    near.add(netns())
+    latecomer = netns()
+    near.netns.ip("link", "delete", "vx-001001")
+    options = overlay_config(near.network())
+    membership = open_membership(options, lambda error: None)
+    read = Cluster.endpoints_until
+    made: dict[str, tuple[Host, str]] = {}
+
+    def read_too_early(*arguments: Any) -> Any:
+        found = read(*arguments)
+        result = far.add(latecomer)
+        made[ip_of(result)] = far, mac_of(result)
+        view = membership.known("blue")
+        assert view is not None
+        overlay.reconcile(Socket(), view, membership.cluster.endpoints("blue"))
+        return found
+
+    monkeypatch.setattr(Cluster, "endpoints_until", read_too_early)
+    with near.netns.entered(), membership.followed():
+        driver, network = open_network("blue", near.network())
+        driver.create_network(network, ())
+    assert near.entries() == remote_rows(made, near)
 
 
 def test_reach(hosts: list[Host], netns: Sandboxes) -> None:

@@ -353,6 +353,10 @@ def test_tls(node: None, tmp_path: Path) -> None:
         missing = str(tmp_path / "missing")
         with pytest.raises(InvalidNetworkConfig, match="missing"):
             secure_store(server, trust.replace(ca=missing)).get("a")
+        client.key.unlink()  # as while somebody renews it
+        assert store.get("a")
+        with pytest.raises(InvalidNetworkConfig, match="client"):
+            next(store.watch("", revision))
     finally:
         server.kill()
 

@@ -51,6 +51,7 @@ def test_lists_and_single_plugins(tmp_path: Path) -> None:
     [
         ("{", "not JSON"),
         ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         ("[]", "not an object"),
         ('{"name": "blue"}', "plugins: must be a list"),
         ('{"name": "blue", "plugins": []}', "plugins: must be a list"),
