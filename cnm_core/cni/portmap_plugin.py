@@ -27,7 +27,7 @@ class PortmapPlugin:
     def add(self, call: Invocation) -> dict[str, object]:
         """ADD: the ports lead to the interface; the result is the previous one."""
         options = portmap_config(call.config)
-        _refuse_foreign(options)
+        refuse_foreign(options)
         document, previous = _previous(call)
         ports = published_ports(call.config)
         if ports:
@@ -92,7 +92,7 @@ class PortmapPlugin:
 
     def status(self, call: Invocation) -> None:
         """STATUS: an error where the configuration asks for what is not there."""
-        _refuse_foreign(portmap_config(call.config))
+        refuse_foreign(portmap_config(call.config))
 
     def _forget(self, store: EndpointStore, network: str, key: EndpointKey) -> None:
         try:
@@ -144,8 +144,8 @@ def _named(previous: Attachment, index: int) -> str:
     return previous.interfaces[index].name if known else ""
 
 
-def _refuse_foreign(options: PortmapConfig) -> None:
-    """Refuse keys of the Go plugin that would be silently without effect."""
+def refuse_foreign(options: PortmapConfig) -> None:
+    """Refuse keys of the Go plugin that would be silently without effect; UnsupportedField."""
     for key, value, harmless in (
         ("backend", options.backend, "nftables"),
         ("masqAll", options.masq_all, False),

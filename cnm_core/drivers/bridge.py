@@ -82,8 +82,9 @@ class Bridge:
     def validate(self, network: Network, wanted: EndpointOptions) -> None:
         """Refuse options that cannot go together, and a name that is not a bridge's."""
         options = _options(network)
-        _refuse_contradictions(options, network)
-        _refuse_missing_ways(options, network, wanted)
+        refuse_contradictions(options, network.pool.driver)
+        if wanted.ports:
+            _refuse_missing_way("runtimeConfig.portMappings", options, network.pool.driver)
         self._bridge = link.find(self._host, options.bridge)
         if self._bridge is not None and self._bridge.kind != "bridge":
             raise InvalidNetworkConfig(
@@ -106,7 +107,7 @@ class Bridge:
             refuse_small_mtu(options.mtu)
         if not is_gateway(options):
             return addressing
-        leases = tuple(map(_with_gateway, addressing.leases))
+        leases = tuple(map(with_gateway, addressing.leases))
         routes = addressing.routes
         if options.is_default_gateway:
             present = {each.destination for each in routes}
@@ -463,15 +464,19 @@ def _options(network: Network) -> BridgeConfig:
     return network.options
 
 
-def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
+def refuse_contradictions(options: BridgeConfig, ipam: str) -> None:
+    """Refuse options that cannot go together, or not with an IPAM driver, "" for none.
+
+    Raises InvalidNetworkConfig, UnsupportedField.
+    """
     if options.hairpin_mode and options.promisc_mode:
         raise InvalidNetworkConfig(
             "hairpinMode: cannot be true with promiscMode: true",
             details="a promiscuous bridge hands each frame back by itself",
         )
-    if options.disable_container_interface and network.pool.driver:
+    if options.disable_container_interface and ipam:
         raise InvalidNetworkConfig(
-            f'disableContainerInterface: cannot be true with ipam.type "{network.pool.driver}"',
+            f'disableContainerInterface: cannot be true with ipam.type "{ipam}"',
             details="leave out one of the two: a link that is down has no addresses",
         )
     if options.ip_masq_backend != "nftables":
@@ -496,26 +501,26 @@ def _refuse_contradictions(options: BridgeConfig, network: Network) -> None:
             f'mtu: must be "auto", 0, or from 68 to 65535, got {options.mtu}',
             details="leave mtu out to take the bridge's",
         )
-
-
-def _refuse_missing_ways(options: BridgeConfig, network: Network, wanted: EndpointOptions) -> None:
-    """Refuse what needs a way in or out that the network does not have."""
-    ways = (
+    for key, asked in (
         ("ipMasq", options.ip_masq),
         ("isDefaultGateway", options.is_default_gateway),
-        ("runtimeConfig.portMappings", bool(wanted.ports)),
-    )
-    for key, asked in ways:
-        if asked and options.internal:
-            raise InvalidNetworkConfig(
-                f"internal: cannot be true with {key}",
-                details="an internal network has no way in or out; leave out one of the two",
-            )
-        if asked and not network.pool.driver:
-            raise InvalidNetworkConfig(
-                f"{key}: needs addresses, and there is no ipam.type",
-                details='give "ipam", such as {"type": "host-local", ...}',
-            )
+    ):
+        if asked:
+            _refuse_missing_way(key, options, ipam)
+
+
+def _refuse_missing_way(key: str, options: BridgeConfig, ipam: str) -> None:
+    """Refuse what needs a way in or out where the network has none."""
+    if options.internal:
+        raise InvalidNetworkConfig(
+            f"internal: cannot be true with {key}",
+            details="an internal network has no way in or out; leave out one of the two",
+        )
+    if not ipam:
+        raise InvalidNetworkConfig(
+            f"{key}: needs addresses, and there is no ipam.type",
+            details='give "ipam", such as {"type": "host-local", ...}',
+        )
 
 
 def needs_policy(options: BridgeConfig, endpoint: Endpoint | None = None) -> bool:
@@ -571,8 +576,11 @@ def port_alias(network: str, key: EndpointKey) -> str:
     return f"{_alias(network)} {key}".encode()[:254].decode("utf-8", "ignore")
 
 
-def _with_gateway(lease: Lease) -> Lease:
-    """A lease with a gateway that the bridge can have: the pool's, else the first address."""
+def with_gateway(lease: Lease) -> Lease:
+    """A lease with a gateway that the bridge can have: the pool's, else the first address.
+
+    Raises InvalidNetworkConfig where there is none beside the container's own.
+    """
     of = lease.address
     ip = lease.gateway or _first_host(of)
     if ip == of.ip or not (lease.gateway or ip in of):

@@ -39,11 +39,7 @@ class PortVlans:
         self._gateway = gateway
         self._stacked = gateway != options.bridge
         self._untagged = options.vlan or _DEFAULT
-        self._tagged = {
-            vid
-            for index, each in enumerate(options.vlan_trunk)
-            for vid in _vids(each, f"vlanTrunk[{index}]")
-        }
+        self._tagged = tagged(options)
 
     def validate(self, bridge: Link | None, *, ours: bool) -> None:
         """Refuse what kernel and bridge cannot have. Raises KernelRefused, InvalidNetworkConfig.
@@ -167,6 +163,15 @@ class PortVlans:
                 f'"{bridge.name}", which cannot be the gateway then',
                 details=f"ip link set {bridge.name} type bridge vlan_default_pvid 1",
             )
+
+
+def tagged(options: "BridgeConfig") -> set[int]:
+    """The VLANs that a port has tagged. Raises InvalidNetworkConfig for a range that is none."""
+    return {
+        vid
+        for index, each in enumerate(options.vlan_trunk)
+        for vid in _vids(each, f"vlanTrunk[{index}]")
+    }
 
 
 def _vids(trunk: "VlanTrunk", place: str) -> range | set[int]:

@@ -10,11 +10,6 @@ from cnm_core.kernel.link import Link
 from cnm_core.kernel.netlink import Socket
 from cnm_core.model import Drift, Lease
 
-_FORWARDING = {
-    4: ("net", "ipv4", "ip_forward"),  # that of every link
-    6: ("net", "ipv6", "conf", "all", "forwarding"),
-}
-
 
 def ensure(
     host: Socket, carrier: Link, leases: tuple[Lease, ...], *, force: bool, several: bool
@@ -34,9 +29,7 @@ def ensure(
             conflicting = [each for each in others if _conflicts(each, wanted, several)]
             _add(host, carrier, wanted, conflicting, force=force)
         if not _forwards(carrier, wanted.version):
-            sysctl.set_to("1", *_FORWARDING[wanted.version])
-            if not _forwards(carrier, wanted.version):
-                sysctl.set_to("1", *_forwarding_of(carrier, wanted.version))
+            _switch_on(host, carrier, wanted.version)
 
 
 def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, several: bool) -> list[Drift]:
@@ -106,8 +99,16 @@ def _forwards(carrier: Link, version: int) -> bool:
     return sysctl.get(*_forwarding_of(carrier, version)) == "1"
 
 
+def _switch_on(host: Socket, carrier: Link, version: int) -> None:
+    from cnm_core.kernel import forwarding
+
+    forwarding.switch_on(host, version)
+    if not _forwards(carrier, version):
+        sysctl.set_to("1", *_forwarding_of(carrier, version))
+
+
 def _forwarding_of(carrier: Link, version: int) -> tuple[str, ...]:
     """What decides about packets that a link receives; of IPv6 it is one for all links."""
     if version == 4:
         return ("net", "ipv4", "conf", carrier.name, "forwarding")
-    return _FORWARDING[version]
+    return ("net", "ipv6", "conf", "all", "forwarding")

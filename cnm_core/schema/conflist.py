@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from cnm_core import json
 from cnm_core.cni.invocation import VERSIONS
 from cnm_core.config.host_local import host_local_config
-from cnm_core.errors import InvalidNetworkConfig
+from cnm_core.errors import InvalidNetworkConfig, UnsupportedField
 from cnm_core.ipam.host_local import range_sets
 from cnm_core.schema import located
 from cnm_core.schema.base import ConfigModel, problems_of
@@ -104,7 +104,7 @@ def _network(value: object, needs: list[Need]) -> Iterator[Found]:
     yield from _versions(value)
     if plugins is None and "type" in value:
         yield from _of_model(ConflistConfig, {"plugins": [{}], **value}, ())
-        yield from _plugin(value, (), value, needs, first=True)
+        yield from _whole_plugin(value, (), value, needs, first=True)
         return
     yield from _of_model(ConflistConfig, value, ())
     yield from _unknown_keys(value, {*ConflistConfig.model_fields, *_OF_TOOLS}, ())
@@ -116,7 +116,7 @@ def _network(value: object, needs: list[Need]) -> Iterator[Found]:
     for index, plugin in enumerate(plugins):
         if isinstance(plugin, dict):
             whole = {"name": "unnamed", **plugin}  # what is wrong with the list's is said there
-            yield from _plugin(whole, ("plugins", index), value, needs, first=index == 0)
+            yield from _whole_plugin(whole, ("plugins", index), value, needs, first=index == 0)
 
 
 def _versions(value: dict[str, Any]) -> Iterator[Found]:
@@ -133,6 +133,15 @@ def _versions(value: dict[str, Any]) -> Iterator[Found]:
         message = f"must have one of {', '.join(VERSIONS)}, got {json.shorten(versions)}"
         if versions:
             yield Found(("cniVersions",), message, newest)
+
+
+def _whole_plugin(
+    value: dict[str, Any], path: Path, network: dict[str, Any], needs: list[Need], *, first: bool
+) -> Iterator[Found]:
+    found = list(_plugin(value, path, network, needs, first=first))
+    yield from found
+    if all(each.severity != ERROR for each in found):
+        yield from _together(value, path)
 
 
 def _plugin(
@@ -158,6 +167,17 @@ def _plugin(
     ipam = value.get("ipam")
     if isinstance(ipam, dict):
         yield from _ipam(ipam, (*path, "ipam"), needs, inside=plugin is not None)
+
+
+def _together(plugin: dict[str, Any], path: Path) -> Iterator[Found]:
+    """What is wrong with keys that are right each by itself, as the executable says it."""
+    from cnm_core.schema import contradictions  # has the drivers with it
+
+    try:
+        contradictions.refuse(plugin)
+    except (InvalidNetworkConfig, UnsupportedField) as error:
+        place, _, message = error.msg.partition(": ")
+        yield Found((*path, *_steps(place)), message, error.details)
 
 
 def _own_plugin(

@@ -1,9 +1,11 @@
 """The bridge plugin, by what the kernel has after it."""
 
+import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from tests import cni
 from tests.cni import INVALID_CONFIG, INVALID_ENVIRONMENT, PLUGIN_SPECIFIC, Config, Endpoint
 from tests.iproute import HOST, Netns, Snapshot, exchange_by_tcp, run
 
+PATIENCE = 10  # seconds
 MakeEndpoint = Callable[[], Endpoint]
 TakeSnapshot = Callable[..., Snapshot]
 
@@ -271,6 +274,47 @@ def test_point_to_point(endpoint: MakeEndpoint, config: Config, own: str, other:
     eth0.add(config | {"isDefaultGateway": True, "ipam": ipam})
     assert HOST.addresses(BRIDGE) == [f"{other}/31"]
     assert eth0.netns.reaches(other)
+
+
+def _advertise(router: Netns) -> None:
+    """Have a namespace say by its eth0 that it is a router (RFC 4861, section 4.2)."""
+    with router.entered():
+        raw = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+    with raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        raw.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+        lifetime = (1800).to_bytes(2, "big")
+        raw.sendto(bytes([134, 0, 0, 0, 64, 0]) + lifetime + bytes(8), ("ff02::1", 0))
+
+
+@pytest.mark.parametrize("accept_ra", ["1", "0"])
+def test_routers_of_the_host(
+    endpoint: MakeEndpoint, netns: Callable[[], Netns], dual: Config, accept_ra: str
+) -> None:
+    """A host that learns its default route from a router has it after the first container too."""
+    router = netns()
+    HOST.ip("link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", router.name)
+    for place, name in ((HOST, "up0"), (router, "eth0")):
+        place.run(["sysctl", "-qw", f"net.ipv6.conf.{name}.accept_dad=0"])
+        place.ip("link", "set", name, "up")
+    setting = Path("/proc/sys/net/ipv6/conf/up0/accept_ra")
+    deadline = monotonic() + PATIENCE
+    while not _defaults(HOST, 6) and monotonic() < deadline:
+        try:
+            _advertise(router)
+        except OSError:
+            pass  # its own address is not there yet
+        sleep(0.05)
+    learned = _defaults(HOST, 6)
+    assert learned
+    setting.write_text(accept_ra)
+    endpoint().add(dual)
+    assert HOST.sysctl("ipv6", "conf", "all", "forwarding") == "1"
+    if accept_ra == "1":
+        assert _defaults(HOST, 6) == learned
+        assert setting.read_text() == "2\n"
+    else:
+        assert setting.read_text() == "0\n"
 
 
 def test_forwarding_of_the_bridge_alone(endpoint: MakeEndpoint, config: Config) -> None:

@@ -292,3 +292,76 @@ def test_several_files(directory: Path) -> None:
     first, second = done.stdout.splitlines()
     assert first.startswith(f"{other}:1:") and str(one) in first
     assert second == f"{gone}:1:1: error: cannot be read: No such file or directory"
+
+
+BRIDGE = {"type": "bridge", "isDefaultGateway": True, "ipMasq": True, "ipam": POOL}
+STATIC = {"type": "static", "addresses": [{"address": "10.1.0.1/24"}]}
+
+
+@pytest.mark.parametrize(
+    ("plugin", "pointer", "message"),
+    [
+        (BRIDGE | {"internal": True}, "internal", "cannot be true with ipMasq"),
+        (
+            {"type": "bridge", "ipMasq": True},
+            "ipMasq",
+            "needs addresses, and there is no ipam.type",
+        ),
+        (
+            BRIDGE | {"hairpinMode": True, "promiscMode": True},
+            "hairpinMode",
+            "cannot be true with promiscMode: true",
+        ),
+        (
+            BRIDGE | {"ipMasqBackend": "iptables"},
+            "ipMasqBackend",
+            '"iptables" is not supported',
+        ),
+        (BRIDGE | {"mtu": 67}, "mtu", 'must be "auto", 0, or from 68 to 65535, got 67'),
+        (
+            BRIDGE | {"hostIPv4": "fd00::1"},
+            "hostIPv4",
+            "must be of that version, got fd00::1",
+        ),
+        (
+            BRIDGE | {"vlanTrunk": [{"id": 5}, {"minID": 9, "maxID": 5}]},
+            "vlanTrunk/1",
+            "minID: 9 is greater than maxID: 5",
+        ),
+        (
+            BRIDGE | {"ipam": {"type": "host-local", "subnet": "10.1.0.5/32"}},
+            "isGateway",
+            "10.1.0.5/32 leaves the bridge no address of its own",
+        ),
+        (
+            BRIDGE | {"ipam": STATIC},
+            "isGateway",
+            "10.1.0.1/24 leaves the bridge no address of its own",
+        ),
+        (
+            {"type": "macvlan", "master": "eth0", "internal": True},
+            "internal",
+            "cannot be true with master",
+        ),
+        ({"type": "ipvlan", "master": "eth0", "mtu": 9}, "mtu", "must be 0 or from 68"),
+    ],
+    ids=str,
+)
+def test_keys_that_cannot_go_together(plugin: dict[str, Any], pointer: str, message: str) -> None:
+    """What every ADD would refuse is an error here."""
+    ((place, severity, said),) = problems(GOOD | {"plugins": [plugin]})
+    assert (place, severity) == (f"/plugins/0/{pointer}", "error")
+    assert said.startswith(message)
+    ((place, severity, _),) = problems(GOOD | plugin)
+    assert (place, severity) == (f"/{pointer}", "error")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("masqAll", True), ("backend", "iptables"), ("conditionsV4", ["!", "-d"])]
+)
+def test_keys_of_the_go_portmap(key: str, value: object) -> None:
+    """A chained portmap says what it does not do before a container needs it."""
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}, key: value}
+    ((place, severity, message),) = problems(GOOD | {"plugins": [BRIDGE, portmap]})
+    assert (place, severity) == (f"/plugins/1/{key}", "error")
+    assert "is not supported" in message

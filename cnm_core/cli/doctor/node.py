@@ -12,20 +12,20 @@ from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
 from cnm_core.cli.plugins import find_executable
 from cnm_core.cli.validate import problems_of
 from cnm_core.errors import KernelRefused
-from cnm_core.kernel import sysctl
+from cnm_core.kernel import forwarding, sysctl
+from cnm_core.kernel.netlink import Socket
 from cnm_core.schema import conflist
 from plugins import EXECUTABLES
 
 # What is in each executable of ours, whatever its version.
 _MARK = b"cnm_core"
 _PATIENCE = 10  # seconds
-_FORWARDING = {4: ("net", "ipv4", "ip_forward"), 6: ("net", "ipv6", "conf", "all", "forwarding")}
 
 
 def settings(versions: set[int]) -> Iterator[Finding]:
     """Settings that networks depend on; `versions` are the IP versions of their endpoints."""
-    for version, path in _FORWARDING.items():
-        yield _forwarding(path, in_use=version in versions)
+    for version in forwarding.SETTING:
+        yield _forwarding(version, in_use=version in versions)
     if _get("user", "max_net_namespaces") == "0":
         advice = "sysctl user.max_net_namespaces=1000"
         yield Finding("settings", "namespaces", ERROR, "none may be made", advice)
@@ -36,7 +36,8 @@ def settings(versions: set[int]) -> Iterator[Finding]:
         yield Finding("settings", "conntrack", WARNING, message, advice)
 
 
-def _forwarding(path: tuple[str, ...], *, in_use: bool) -> Finding:
+def _forwarding(version: int, *, in_use: bool) -> Finding:
+    path = forwarding.SETTING[version]
     name, value = ".".join(path), _get(*path)
     if value is None:
         return Finding("settings", name, OK, "not in this kernel: this version of IP is off")
@@ -47,7 +48,7 @@ def _forwarding(path: tuple[str, ...], *, in_use: bool) -> Finding:
     message = "off, though containers have addresses: they reach nothing outside"
 
     def mend() -> str:
-        sysctl.set_to("1", *path)
+        forwarding.switch_on(Socket(), version)
         return f"set {name} to 1"
 
     return Finding("settings", name, ERROR, message, f"sysctl {name}=1", mend)
