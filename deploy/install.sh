@@ -21,6 +21,7 @@
 #
 # For any POSIX shell with the commands of busybox.
 set -eu
+umask 022
 
 source=${SOURCE:-$(cd "$(dirname "$0")" && pwd)}
 unit=${UNIT:-$source/cnm-agent.service}
@@ -120,7 +121,24 @@ uninstall_command() {
     rm -rf "$prefix/lib"/.cnm.*
 }
 
+# refuse_foreign: ends where cnm would take the place of somebody else's, or is not to be had.
+refuse_foreign() {
+    if [ ! -e "$source/lib/cnm/cnm" ]; then
+        echo "$source/lib/cnm: there is no cnm; say PREFIX= for the plugins alone" >&2
+        exit 1
+    fi
+    # By the link all of it is ours; a first install that was killed has left lib/cnm alone.
+    [ "$(readlink "$prefix/bin/cnm")" != ../lib/cnm/cnm ] || return 0
+    for each in "$prefix/bin/cnm" "$prefix/lib/cnm"; do
+        if [ -e "$each" ] && [ ! -e "$each/cnm" ]; then
+            echo "$each: not ours; move it away, or choose another PREFIX" >&2
+            exit 1
+        fi
+    done
+}
+
 install() {
+    [ -z "$prefix" ] || refuse_foreign
     install_plugins
     [ -z "$prefix" ] || install_command
 }

@@ -288,6 +288,8 @@ def exists(name: str, path: Path) -> Failure:
 
 def read(path: Path) -> Conflist:
     """The network in a file. Raises ValueError saying what is wrong with it, and OSError."""
+    if path.exists() and not path.is_file():
+        raise ValueError("is not a file")  # a FIFO above all, which would be waited for
     try:
         document = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:

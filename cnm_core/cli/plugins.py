@@ -205,6 +205,8 @@ def _save(network: Conflist, attachment: Attachment, result: dict[str, Any]) -> 
 
 def _read(path: Path) -> Cached | None:
     """A cached attachment; None where there is none, or one that makes no sense."""
+    if not path.is_file():
+        return None  # a FIFO above all, which would be waited for
     try:
         document = json.loads(path.read_bytes())
         if document["kind"] != _KIND:

@@ -113,6 +113,38 @@ def test_without_the_command(node: Node) -> None:
     assert node.files() == set()
 
 
+@pytest.mark.parametrize("path", ["bin/cnm", "lib/cnm/data"])
+def test_a_command_of_others(node: Node, path: str) -> None:
+    """Nothing is done where cnm would take the place of somebody else's."""
+    theirs = node.root / "usr/local" / path
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("theirs")
+    for verb, code in (("install", 1), ("uninstall", 0)):
+        done = node.call(verb)
+        assert done.returncode == code, done
+        assert ("not ours" in done.stderr) == bool(code)
+        assert node.files() == {f"usr/local/{path}"}
+    node.run("install", PREFIX="/opt/cnm")
+    node.run("uninstall", PREFIX="/opt/cnm")
+    assert theirs.read_text() == "theirs"
+
+
+def test_a_release_without_the_command(node: Node) -> None:
+    """As the Debian package's directory is: it says so before anything is done."""
+    subprocess.run(["rm", "-r", node.release / "lib"], check=True)
+    assert "PREFIX=" in node.call("install").stderr
+    assert node.files() == set()
+    node.run("install", PREFIX="")
+
+
+def test_masked(node: Node) -> None:
+    """Whatever umask root has, all may look into the directories."""
+    node.shell = ["sh", "-c", 'umask 077; exec "$@"', "sh", *node.shell]
+    node.run("install")
+    made = [each for each in (node.root / "usr").rglob("*") if each.is_dir()]
+    assert made and all(each.stat().st_mode & 0o777 == 0o755 for each in made)
+
+
 def test_upgrade(node: Node) -> None:
     """A new version replaces the old one, and what it has no longer goes."""
     node.run("install")

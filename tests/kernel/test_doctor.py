@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -14,12 +15,14 @@ from cnm_core.cli.doctor.kernel import FEATURES, Modules
 from tests import cni
 from tests.cni import Config, Endpoint
 from tests.iproute import HOST, Snapshot, run
+from tests.kernel.test_restore import DAMAGES
 
 MakeEndpoint = Callable[[], Endpoint]
 RECORDS = Path("/run/cnm/blue")
 LONG_AGO = 1_000_000_000  # seconds since 1970
 NETWORK = cni.network(capabilities={"portMappings": True})
 PORTS = {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
+OTHER_PORTS = {"portMappings": [{"hostPort": 8081, "containerPort": 80, "protocol": "tcp"}]}
 
 
 def lose(endpoint: Endpoint) -> None:
@@ -176,6 +179,68 @@ def test_damaged_record(doctor: Doctor, endpoint: MakeEndpoint) -> None:
     assert one.netns.reaches("10.1.0.1")
     one.delete(NETWORK)
     doctor.run()
+
+
+PLAIN = NETWORK | {"isDefaultGateway": True, "ipMasq": True}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_rules_are_lost(doctor: Doctor, endpoint: MakeEndpoint, damage: str) -> None:
+    """Rules that somebody flushed are missed, and made again."""
+    ipam = cni.host_local("10.1.0.0/24", "fd00:1::/64")
+    config = PLAIN | {"macspoofchk": True, "ipam": ipam, "runtimeConfig": PORTS}
+    one = endpoint()
+    result = one.add(config)
+    doctor.run()
+    for statement in DAMAGES[damage]:
+        run("nft", *statement.split())
+    assert "expected" in doctor.wrong()["nftables"]
+    first, *found = doctor.findings("--fix")
+    assert first == {"mended": "made rules of nftables again, by the records in /run/cnm"}
+    assert not [each for each in found if each["status"] == "error"]
+    one.check(config, result).silent()
+
+
+def test_a_port_is_lost(doctor: Doctor, endpoint: MakeEndpoint) -> None:
+    """Of portmap, whose records are its own, as well; what others have is as before."""
+    one, other = endpoint(), endpoint()
+    config = PLAIN | {"runtimeConfig": PORTS}
+    chained = PLAIN | {"type": "portmap", "runtimeConfig": OTHER_PORTS}
+    result, above = one.add(config), other.add(PLAIN)
+    portmap = replace(other, binary=other.binary.with_name("portmap"))
+    portmap.add(chained | {"prevResult": above})
+    doctor.run()
+    run("nft", "flush", "map", "ip", "cnm", "ports")
+    message = doctor.wrong()["nftables"]
+    assert "8080" in message and "no such element" in message and "1 more" in message
+    doctor.run("--fix")
+    one.check(config, result).silent()
+    portmap.check(chained, above).silent()
+
+
+def test_a_link_is_lost(doctor: Doctor, endpoint: MakeEndpoint) -> None:
+    """A container without its link is cut off, which only its end mends."""
+    one, other = endpoint(), endpoint()
+    one.add(NETWORK)
+    other.add(NETWORK)
+    (name,) = [each["ifname"] for each in HOST.query("link") if one.container_id in str(each)]
+    HOST.ip("link", "delete", name)
+    assert doctor.wrong().keys() == {f"blue {name}"}
+    doctor.run("--fix", code=1)
+    one.delete(NETWORK)
+    doctor.run()
+
+
+def test_fifos_are_not_waited_for(doctor: Doctor, endpoint: MakeEndpoint, tmp_path: Path) -> None:
+    """What is no file is no state and no network."""
+    endpoint().add(NETWORK)
+    results = Path("/var/lib/cni/results")
+    results.mkdir()
+    for path in (results / "x", RECORDS / "x:eth0", cni.LEASES / "blue/10.1.0.99"):
+        os.mkfifo(path)
+    assert doctor.wrong().keys() == {str(RECORDS / "x:eth0")}
+    os.mkfifo(tmp_path / "fifo.conflist")
+    assert "not a file" in doctor.wrong()[str(tmp_path / "fifo.conflist")]
 
 
 def test_a_network_without_a_file(doctor: Doctor, endpoint: MakeEndpoint, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from cnm_core.cli.conflists import Directory
-from cnm_core.cli.doctor import kernel, log, node, overlays, state
+from cnm_core.cli.doctor import kernel, lacking, log, node, overlays, state
 from cnm_core.cli.doctor.finding import ERROR, OK, WARNING, Finding
 from cnm_core.cli.main import Failure
 from cnm_core.cli.network import directory_option
@@ -58,6 +58,7 @@ def examine(directory: Directory, path: tuple[str, ...]) -> list[Finding]:
         *node.networks(directory.path, path),
         *overlays.findings(directory.read()[0]),
         *found.findings,
+        *lacking.findings(found.recorded),
         *log.findings(directory.read()[0]),
     ]
 
@@ -85,4 +86,6 @@ def _document(finding: Finding) -> dict[str, Any]:
 def _line(finding: Finding) -> str:
     status = click.style(f"{finding.status:<8}", fg=_COLOURS[finding.status])
     advice = f"; {finding.advice}" if finding.advice else ""
-    return f"{status}{finding.area:<9} {finding.subject}: {finding.message}{advice}"
+    text = f"{finding.area:<9} {finding.subject}: {finding.message}{advice}"
+    # What damaged files have in them goes to a terminal here.
+    return status + "".join(each if each.isprintable() else "?" for each in text)

@@ -102,12 +102,16 @@ def _executable(name: str, path: Path) -> Finding:
 def networks(directory: Path, path: tuple[str, ...]) -> Iterator[Finding]:
     """What is wrong with the files of networks, as `cnm network validate` has it."""
     try:
-        files = sorted(str(file) for file in directory.iterdir() if file.suffix in SUFFIXES)
+        paths = sorted(file for file in directory.iterdir() if file.suffix in SUFFIXES)
     except FileNotFoundError:
-        files = []
+        paths = []
     except OSError as error:
         yield Finding("networks", str(directory), ERROR, f"cannot be listed: {error.strerror}")
         return
+    for each in paths:
+        if not each.is_file():  # a FIFO would be waited for, by runtimes, too
+            yield Finding("networks", str(each), ERROR, "is not a file", "remove it")
+    files = [str(each) for each in paths if each.is_file()]
     if not files:
         message = "there are no networks here"
         yield Finding("networks", str(directory), OK, message, "see cnm network create --help")

@@ -16,6 +16,7 @@ from typing import Any
 
 from cnm_core.cli.conflists import Conflist, Directory
 from cnm_core.cli.doctor.finding import ERROR, WARNING, Finding
+from cnm_core.cli.doctor.lacking import Recorded
 from cnm_core.cli.plugins import CACHE, environment, find_executable
 from cnm_core.cli.pool_use import DEFAULT_DATA, data_dir
 from cnm_core.config.network import NetworkConfig
@@ -37,6 +38,7 @@ _MAPS = (("ip", "ports"), ("ip", "address_ports"), ("ip6", "ports"), ("ip6", "ad
 _SETS = (*_MAPS, ("bridge", "sources"))
 _COMMENT_LIMIT = 128  # bytes, beyond which nftables comments are cut
 _YOUNG = 60  # seconds
+_ADVICE = "stop its container, whose DEL does without it; if there is none, remove it by hand"
 _PATIENCE = 120  # seconds
 
 
@@ -46,7 +48,8 @@ class Survey:
 
     `live` have a sandbox, of `gone` there is only a record left, and `unsure` are those that
     may live: with a damaged record, or an address so young that its ADD may be under way.
-    `mends` has one step for each network with leftovers.
+    `mends` has one step for each network with leftovers. `recorded` are the live ones that there is
+    a record of.
     """
 
     networks: dict[str, Conflist]
@@ -56,6 +59,7 @@ class Survey:
     gone: set[tuple[str, EndpointKey]] = field(default_factory=set)
     mends: dict[str, Callable[[], str]] = field(default_factory=dict)
     versions: set[int] = field(default_factory=set)
+    recorded: list[Recorded] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
     def known(self, network: str) -> set[EndpointKey]:
@@ -128,25 +132,26 @@ def _survey_records(found: Survey, directories: set[str]) -> None:
             store = EndpointStore(directory + below)
             for network in _children(Path(directory + below)):
                 for key in store.keys(network):
-                    _survey_record(found, store, directory + below, network, key)
+                    _survey_record(found, store, directory, below, network, key)
 
 
 def _survey_record(
-    found: Survey, store: EndpointStore, directory: str, network: str, key: EndpointKey
+    found: Survey, store: EndpointStore, directory: str, below: str, network: str, key: EndpointKey
 ) -> None:
-    path = f"{directory}/{network}/{key}"
+    path = f"{directory}{below}/{network}/{key}"
     try:
         endpoint = store.load(network, key)
     except StateFailure as error:
         # Whether its endpoint lives cannot be told, so that nothing of it may be collected.
         found.unsure.setdefault(network, set()).add(key)
-        found.findings.append(Finding(AREA, path, ERROR, error.msg, "stop its container"))
+        found.findings.append(Finding(AREA, path, ERROR, error.msg, _ADVICE))
         return
     if endpoint is None:
         return  # removed since the directory was listed
     if _is_alive(endpoint) and (network, key) not in found.gone:
         found.live.setdefault(network, set()).add(key)
         found.versions |= {lease.address.version for lease in endpoint.addressing.leases}
+        found.recorded.append(Recorded(directory, store, endpoint))
     else:
         found.gone.add((network, key))
         found.live.get(network, set()).discard(key)
@@ -161,7 +166,7 @@ def _is_alive(endpoint: Endpoint) -> bool:
 
 def _survey_results(found: Survey) -> None:
     """The attachments that runtimes have results of, where their namespace may be there."""
-    for path in CACHE.glob("*"):
+    for path in filter(Path.is_file, CACHE.glob("*")):
         try:
             document = json.loads(path.read_bytes())
             network, key = (
@@ -203,7 +208,7 @@ def _addresses(networks: list[Conflist]) -> Iterator[tuple[Path, str, EndpointKe
     """(file, network, owner, age in seconds) of each address in host-local's files."""
     for directory in sorted({DEFAULT_DATA, *map(data_dir, networks)}):
         for network in _children(Path(directory)):
-            for file in sorted(Path(directory, network).iterdir()):
+            for file in filter(Path.is_file, sorted(Path(directory, network).iterdir())):
                 try:
                     parse_ip(file.name)
                     content, since = file.read_bytes(), file.stat().st_mtime
