@@ -108,7 +108,7 @@ class NetworkController:
     def __init__(self, driver: "Driver", store: EndpointStore) -> None:
         self._driver = driver
         self._store = store
-        self._made_network = False
+        self._made: Network | None = None  # what this call has made itself
 
     def create_network(self, network: Network, leases: tuple[Lease, ...] = ()) -> None:
         """Make what the network's endpoints share, with the gateways of the leases."""
@@ -201,7 +201,7 @@ class NetworkController:
             endpoint = self.create_endpoint(network, key, sandbox, ipam, options)
             return self.join(network, endpoint, netns, ipam)
         except BaseException:
-            undo(self._abandon, network)
+            undo(self._abandon)
             raise
 
     def detach(
@@ -215,7 +215,7 @@ class NetworkController:
 
         `ipam_of` gives the driver that takes the addresses back, from the endpoint's
         record or, where there is none, from what else is known. One that needs the link
-        is told while there is one.
+        is told while there is one. A network that this call has made goes, too.
         """
         try:
             endpoint = self._store.load(network, key)
@@ -236,6 +236,7 @@ class NetworkController:
             ipam.release(key)
             ended("addresses")
         self._forget(network, key, endpoint)
+        self._abandon()
         ended("record")
 
     def endpoint(self, network: str, key: EndpointKey) -> Endpoint | None:
@@ -333,14 +334,18 @@ class NetworkController:
         leases = endpoint.addressing.leases
         if not endpoint.parents:
             self._store.save(endpoint)
-            self._made_network = self._driver.create_network(network, leases)
+            self._make(network, leases)
             return endpoint
         with self._store.lock_of_parents():
             ours = tuple(name for name in endpoint.parents if self._makes(name, endpoint))
             endpoint = endpoint.replace(parents=ours)
             self._store.save(endpoint)
-            self._made_network = self._driver.create_network(network, leases)
+            self._make(network, leases)
         return endpoint
+
+    def _make(self, network: Network, leases: tuple[Lease, ...]) -> None:
+        if self._driver.create_network(network, leases):
+            self._made = network
 
     def _makes(self, parent: str, endpoint: Endpoint) -> bool:
         """Whether a parent link is to be made, or was by us: not one that was there before."""
@@ -368,11 +373,14 @@ class NetworkController:
                 self._driver.collect(network, lambda: self._store.keys(network))
             self._store.remove(network, key)
 
-    def _abandon(self, network: Network) -> None:
-        """Remove what a failed call made for the network, unless somebody else uses it by now."""
-        with self._store.lock(network.name):
-            if self._made_network and not self._store.keys(network.name):
-                self._driver.delete_network(network)
+    def _abandon(self) -> None:
+        """Remove the network that this call has made, unless somebody else uses it by now."""
+        if self._made is None:
+            return
+        with self._store.lock(self._made.name):
+            if not self._store.keys(self._made.name):
+                self._driver.delete_network(self._made)
+        self._made = None
 
     def _clear_leftover(
         self, network: str, key: EndpointKey, netns: Netns, ipam: "IpamDriver"

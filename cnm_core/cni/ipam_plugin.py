@@ -3,7 +3,7 @@
 from cnm_core.cni import pools, result
 from cnm_core.cni.invocation import Invocation, valid_attachments
 from cnm_core.config import values
-from cnm_core.errors import Drifted, InvalidNetworkConfig, NotAvailable, StateFailure
+from cnm_core.errors import Drifted, InvalidNetworkConfig, NotAvailable, StateFailure, undo
 from cnm_core.model import Attachment
 
 TYPE_CHECKING = False
@@ -29,7 +29,7 @@ class IpamPlugin:
                 Attachment(leases=given.leases, routes=given.routes, dns=given.dns), call.version
             )
         except InvalidNetworkConfig:
-            driver.release(call.key)
+            undo(driver.release, call.key)
             raise
 
     def delete(self, call: Invocation) -> None:

@@ -17,11 +17,12 @@ class LoopbackPlugin:
     def add(self, call: Invocation) -> dict[str, object]:
         """ADD: `lo` is up. Chained after another plugin, that one's result stays as it is."""
         previous = network_config(call.config).prev_result
+        if previous is not None:
+            result.from_document(previous, call.version)
         netns = open_netns(call.netns)
         call.refuse_namespace(netns.inode, own_inode())
         attachment = self._driver.join(netns)
         if previous is not None:
-            result.from_document(previous, call.version)
             return {**previous, "cniVersion": call.version}
         return result.to_document(attachment, call.version)
 

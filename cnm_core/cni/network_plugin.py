@@ -5,7 +5,7 @@ from cnm_core.cni.invocation import Invocation, say, valid_attachments
 from cnm_core.cni.ports import published_ports
 from cnm_core.config.network import NetworkConfig, network_config
 from cnm_core.controller import NetworkController
-from cnm_core.errors import Error, InvalidNetworkConfig
+from cnm_core.errors import Error, InvalidNetworkConfig, undo
 from cnm_core.inet import format_ip
 from cnm_core.kernel.netns import Netns, find_netns, open_netns, own_inode
 from cnm_core.model import Attachment, Dns, EndpointOptions, Network
@@ -52,6 +52,7 @@ class NetworkPlugin:
         self._driver = driver
         self._pools = pools
         self._of_host = of_host
+        self._controller: NetworkController | None = None
 
     def add(self, call: Invocation) -> dict[str, object]:
         """ADD: an endpoint on the network for the sandbox, and its result."""
@@ -60,22 +61,25 @@ class NetworkPlugin:
         netns = open_netns(call.netns)
         self._check_namespace(call, netns)
         ended("configuration")
-        controller = self._controller(config)
+        controller = self._controller_of(config)
         attachment = controller.attach(network, call.key, netns, ipam, options)
         try:
             return result.to_document(_with_dns(attachment, config), call.version)
         except Error:
-            controller.detach(network.name, call.key, netns, lambda _: ipam)
+            undo(self.delete, call)
             raise
 
     def delete(self, call: Invocation) -> None:
-        """DEL: the endpoint is gone afterwards, whatever was left of it before."""
+        """DEL: the endpoint is gone afterwards, whatever was left of it before.
+
+        After an ADD in this process the network, too, if that has made it.
+        """
         config = _lenient(call)
         netns = find_netns(call.netns)
         if netns is not None and not self._of_host:
             self._check_namespace(call, netns)
         ended("configuration")
-        self._controller(config).detach(
+        self._controller_of(config).detach(
             call.network,
             call.key,
             netns,
@@ -91,7 +95,7 @@ class NetworkPlugin:
         netns = open_netns(call.netns)
         if self._of_host:
             self._check_namespace(call, netns)
-        self._controller(config).check(network, call.key, netns, ipam, previous)
+        self._controller_of(config).check(network, call.key, netns, ipam, previous)
 
     def collect(self, call: Invocation) -> None:
         """GC: every endpoint of the network that is not a valid attachment goes."""
@@ -99,7 +103,7 @@ class NetworkPlugin:
         if valid is None:
             return
         config = _lenient(call)
-        self._controller(config).collect(
+        self._controller_of(config).collect(
             call.network,
             valid,
             lambda endpoint: self._pools.driver_of(call, endpoint, config),
@@ -109,7 +113,7 @@ class NetworkPlugin:
     def status(self, call: Invocation) -> None:
         """STATUS: an error unless the next ADD can be served."""
         config, network, ipam = self._read(call)
-        self._controller(config).check_status(network, ipam)
+        self._controller_of(config).check_status(network, ipam)
 
     def _read(self, call: Invocation) -> "tuple[NetworkConfig, Network, IpamDriver]":
         config = network_config(call.config)
@@ -123,8 +127,12 @@ class NetworkPlugin:
         else:
             call.refuse_namespace(netns.inode, own_inode())
 
-    def _controller(self, config: NetworkConfig) -> NetworkController:
-        return NetworkController(self._driver(), EndpointStore(config.state_dir))
+    def _controller_of(self, config: NetworkConfig) -> NetworkController:
+        """The controller of this call, which knows what it has made."""
+        if self._controller is None:
+            store = EndpointStore(config.state_dir)
+            self._controller = NetworkController(self._driver(), store)
+        return self._controller
 
 
 def _lenient(call: Invocation) -> NetworkConfig:

@@ -12,6 +12,8 @@ from cnm_core.errors import (
     Drifted,
     Error,
     InvalidNetworkConfig,
+    KernelRefused,
+    NotAvailable,
     UnsupportedField,
     attempt,
     raise_all,
@@ -91,8 +93,12 @@ class PortmapPlugin:
         raise_all(failures)
 
     def status(self, call: Invocation) -> None:
-        """STATUS: an error where the configuration asks for what is not there."""
+        """STATUS: an error where the configuration, or the kernel, lets no port be published."""
         refuse_foreign(portmap_config(call.config))
+        try:
+            Portmap().check_status()
+        except KernelRefused as error:
+            raise NotAvailable(error.msg, details=error.details) from None
 
     def _forget(self, store: EndpointStore, network: str, key: EndpointKey) -> None:
         try:

@@ -1,6 +1,6 @@
 """A network's gateway addresses on a link of the host, and the forwarding behind them."""
 
-from errno import EEXIST
+from errno import EADDRNOTAVAIL, EEXIST
 
 from cnm_core.errors import InvalidNetworkConfig, KernelRefused
 from cnm_core.inet import Address
@@ -33,7 +33,7 @@ def ensure(
 
 
 def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, several: bool) -> list[Drift]:
-    """Gateways of the leases that are missing, what is in their way, and forwarding."""
+    """Gateways of the leases that are missing, what is in the way of these, and forwarding."""
     what = f"bridge {carrier.name}"
     found = []
     have = address.list_of(host, carrier.index)
@@ -45,11 +45,11 @@ def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, several: bo
         if wanted not in present:
             has = ", ".join(map(str, present)) or "no address"
             found.append(Drift(f"gateway of {what}", str(wanted), has))
-        found += [
-            Drift(f"addresses of {what}", f"{wanted} only", str(each.address))
-            for each in _others(have, leases)
-            if _conflicts(each, wanted, several)
-        ]
+            found += [
+                Drift(f"addresses of {what}", f"{wanted} only", str(each.address))
+                for each in _others(have, leases)
+                if _conflicts(each, wanted, several)
+            ]
         if not _forwards(carrier, wanted.version):
             found.append(Drift(f"forwarding of IPv{wanted.version}", "on", "off"))
     return found
@@ -75,7 +75,11 @@ def _add(
                 f"{wanted}: {each.address}",
                 details="use another bridge for this network, or forceAddress: true",
             )
-        host.request(address.delete(carrier.index, each.address))
+        try:
+            host.request(address.delete(carrier.index, each.address))
+        except KernelRefused as error:
+            if error.errno != EADDRNOTAVAIL:  # it went with the first of its subnet, or before
+                raise
     try:
         host.request(address.add(carrier.index, wanted))
     except KernelRefused as error:

@@ -2,7 +2,7 @@
 
 from cnm_core.config.host import HostConfig, host_config
 from cnm_core.drivers.none import refuse_options
-from cnm_core.errors import InvalidNetworkConfig, NotAvailable
+from cnm_core.errors import Damaged, InvalidNetworkConfig, NotAvailable
 from cnm_core.inet import format_mac
 from cnm_core.kernel import address, link, route
 from cnm_core.kernel.netns import Netns
@@ -128,11 +128,22 @@ def _refuse_second(network: Network) -> None:
     """Raise InvalidNetworkConfig where a host network of another name has endpoints."""
     store = EndpointStore(network.state_dir)
     for name in store.networks():
-        keys = store.keys(name) if name != network.name else []
-        first = store.load(name, keys[0]) if keys else None
-        if first is not None and first.driver == _NAME:
+        found = _record_in(store, name) if name != network.name else None
+        if found is not None and found.driver == _NAME:
             raise InvalidNetworkConfig(
                 f'name: "{network.name}" would be a second network of type host beside "{name}", '
-                f"which has {first.key} among its endpoints",
+                f"which has {found.key} among its endpoints",
                 details=f'use "{name}": a host has one network of its own',
             )
+
+
+def _record_in(store: EndpointStore, network: str) -> Endpoint | None:
+    """An endpoint of a network, the first whose record makes sense: it names the driver."""
+    for key in store.keys(network):
+        try:
+            found = store.load(network, key)
+        except Damaged:
+            continue
+        if found is not None:
+            return found
+    return None

@@ -16,6 +16,10 @@ class Portmap:
     def __init__(self) -> None:
         self._firewall = Firewall()
 
+    def check_status(self) -> None:
+        """Raise KernelRefused where the kernel has no nftables, or not for us."""
+        self._firewall.check_status()
+
     def publish(self, endpoint: Endpoint, state_dir: str, *, snat: bool) -> None:
         """Lead the ports to the endpoint. Raises AddressInUse with the holder of a taken one.
 

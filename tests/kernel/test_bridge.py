@@ -65,6 +65,17 @@ def _defaults(netns: Netns, family: int) -> list[str]:
 # --- the links
 
 
+def test_answer_that_is_no_use(endpoint: MakeEndpoint, config: Config) -> None:
+    """An ADD whose answer has no room in its version, or cannot be written, leaves no bridge."""
+    eth0 = endpoint()
+    two = config | {"cniVersion": "0.2.0", "ipam": cni.host_local("10.1.0.0/24", "10.2.0.0/24")}
+    assert "0.2.0" in eth0.call("ADD", two).error(INVALID_CONFIG)["msg"]
+    with open("/dev/full", "wb") as full:
+        assert eth0.call("ADD", config, stdout=full.fileno()).code != 0
+    assert HOST.links().keys() == {"lo"}
+    assert not cni.leases()
+
+
 def test_links(endpoint: MakeEndpoint, config: Config) -> None:
     """A bridge, and a veth pair from one of its ports to the container, all up."""
     eth0 = endpoint()
@@ -384,6 +395,26 @@ def test_force_address(endpoint: MakeEndpoint, config: Config) -> None:
     HOST.ip("addr", "add", "10.9.0.1/24", "dev", BRIDGE)
     endpoint().add(config | {"forceAddress": True})
     assert HOST.addresses(BRIDGE) == ["10.1.0.1/24"]
+
+
+@pytest.mark.parametrize("second", ["10.8.0.1/24", "10.9.0.2/24"])
+def test_force_addresses(endpoint: MakeEndpoint, config: Config, second: str) -> None:
+    """forceAddress replaces all, of which some go with the first of their subnet, by several."""
+    HOST.ip("link", "add", BRIDGE, "up", "type", "bridge")
+    for each in ("10.9.0.1/24", second):
+        HOST.ip("addr", "add", each, "dev", BRIDGE)
+    ipam = cni.host_local("10.1.0.0/24", "10.2.0.0/24")
+    endpoint().add(config | {"forceAddress": True, "ipam": ipam})
+    assert HOST.addresses(BRIDGE) == ["10.1.0.1/24", "10.2.0.1/24"]
+
+
+def test_another_address_beside_it(endpoint: MakeEndpoint, config: Config) -> None:
+    """An address that somebody gave to the bridge beside the wanted one is in nobody's way."""
+    HOST.ip("link", "add", BRIDGE, "up", "type", "bridge")
+    for each in ("10.1.0.1/24", "10.9.0.1/24"):
+        HOST.ip("addr", "add", each, "dev", BRIDGE)
+    eth0 = endpoint()
+    eth0.check(config, eth0.add(config)).silent()
 
 
 def test_the_same_address_of_the_bridge(endpoint: MakeEndpoint, dual: Config) -> None:

@@ -155,6 +155,18 @@ def test_second_network(
     second.add(other)
 
 
+def test_damaged_records(uplink: Netns, on_host: Any, config: Config) -> None:
+    """Records that make no sense keep nobody from the host's network, nor hide a second one."""
+    first, second = on_host("c2"), on_host("c3")
+    for network in ("blue", "shared"):
+        record = RECORDS / network / "c1:eth0"
+        record.parent.mkdir(parents=True)
+        record.write_text("{")
+    first.add(config)
+    error = second.call("ADD", config | {"name": "again"}).error(INVALID_CONFIG)
+    assert "c2:eth0" in error["msg"]
+
+
 @pytest.mark.parametrize(
     ("key", "members"),
     [

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests import cni
-from tests.cni import INVALID_CONFIG, INVALID_NETNS, PLUGIN_SPECIFIC, Config, Endpoint
+from tests.cni import (
+    DECODING_FAILURE,
+    INVALID_CONFIG,
+    INVALID_NETNS,
+    PLUGIN_SPECIFIC,
+    Config,
+    Endpoint,
+)
 from tests.iproute import HOST, Netns, run
 
 SANDBOX_GONE = [{"env_drop": ("CNI_NETNS",)}, {"netns": ""}, {"netns": "/run/netns/absent"}]
@@ -75,6 +82,12 @@ def test_previous_result(lo: Endpoint, config: Config) -> None:
     """Chained after another plugin it passes that one's result on."""
     assert lo.add(config | {"prevResult": PREVIOUS}) == PREVIOUS
     assert _up(lo.netns)
+
+
+def test_previous_result_without_sense(lo: Endpoint, config: Config) -> None:
+    """Where that makes no sense nothing is changed."""
+    lo.call("ADD", config | {"prevResult": {"ips": 7}}).error(DECODING_FAILURE)
+    assert not _up(lo.netns)
 
 
 def test_check(lo: Endpoint, config: Config) -> None:

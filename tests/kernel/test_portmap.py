@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests import cni
-from tests.cni import INVALID_CONFIG, UNSUPPORTED_FIELD, Config, Endpoint
+from tests.cni import INVALID_CONFIG, NOT_AVAILABLE, UNSUPPORTED_FIELD, Config, Endpoint
 from tests.iproute import HOST, Netns, Snapshot, run
 from tests.kernel.test_firewall import (
     ADDRESS_IN_USE,
@@ -709,6 +709,18 @@ def test_status(ours: MakeChain) -> None:
     alone = ours(cniVersion="1.1.0")
     alone.portmap.call("STATUS", cni.without(alone.config(), "runtimeConfig")).silent()
     assert tables() == []
+
+
+def test_status_without_permission(ours: MakeChain, tmp_path: Path) -> None:
+    """STATUS says that it is nftables that we may not use, as ADD would."""
+    alone = ours(cniVersion="1.1.0")
+    wrapper = tmp_path / "portmap"
+    binary = alone.portmap.binary
+    wrapper.write_text(f'#!/bin/sh\nexec setpriv --bounding-set=-net_admin "{binary}"\n')
+    wrapper.chmod(0o755)
+    weak = replace(alone.portmap, binary=wrapper)
+    config = cni.without(alone.config(), "runtimeConfig")
+    assert "nftables" in weak.call("STATUS", config).error(NOT_AVAILABLE)["msg"]
 
 
 # --- many at a time
