@@ -31,6 +31,7 @@ class Tunnel:
         self._membership = membership
         self._key = PrivateKey(options.data_dir)
         self._opened: Wireguard | None = None
+        self._given: set[Peer] = set()
 
     def require(self) -> None:
         """Raise NotAvailable unless the kernel can encrypt."""
@@ -71,6 +72,7 @@ class Tunnel:
     def reconcile(self, member: Member | None = None) -> tuple[int, int]:
         """Make this host's end known, and the peers those of the store: how many came and went.
 
+        One that was given already may have been heard from elsewhere since: there it is left.
         Without a member the cluster is asked for it. Raises Unreachable, and NotAvailable where
         the host is no member any more.
         """
@@ -86,10 +88,13 @@ class Tunnel:
         if known.pop(member.node, None) != own:
             self._publish(own, member)
         wanted = {Peer(each.key, each.endpoint, each.port, each.ip) for each in known.values()}
-        fresh = wanted - set(device.peers)
+        present = {(each.key, each.ip) for each in device.peers}
+        left = {each for each in wanted & self._given if (each.key, each.ip) in present}
+        fresh = wanted - set(device.peers) - left
         stale = {each.key for each in device.peers} - {each.key for each in wanted}
         if fresh or stale:
             self._wireguard().set_peers(TUNNEL, fresh, stale)
+        self._given = wanted
         return len(fresh), len(stale)
 
     def rotate(self) -> bytes:

@@ -536,6 +536,7 @@ def test_rotation(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFix
     (one, _), (two, address) = connected(hosts[:2], netns, **ENCRYPTED)
     makes_known_what_is(hosts[0])
     catch_up(hosts[0], netns, **ENCRYPTED)
+    leaves_who_has_moved(hosts, netns)
     hosts[1].start_agent(seconds=2 * cni.PATIENCE)
     assert one.reaches(address, seconds=cni.PATIENCE)
     keys = [peer_key(hosts[1])]
@@ -596,6 +597,26 @@ def makes_known_what_is(host: Host) -> None:
         host.netns.ip("link", "add", "wg-cnm", "type", "wireguard")
         assert tunnel.reconcile() == (0, 0)
         assert stored(host.etcd)[KEY] == after
+
+
+def leaves_who_has_moved(hosts: list[Host], netns: Sandboxes) -> None:
+    """A peer that sends from another address, as behind a translation, is left there."""
+    with hosts[1].netns.entered():
+        tunnel = tunnel_of(hosts[1])
+        tunnel.reconcile()
+        hosts[0].netns.ip("addr", "add", "10.99.0.77/24", "dev", "uplink")
+        route = ["route", "replace", "10.99.0.0/24", "dev", "uplink", "src"]
+        hosts[0].netns.ip(*route, "10.99.0.77")
+        hosts[0].netns.ip("link", "delete", "wg-cnm")
+        catch_up(hosts[0], netns, **ENCRYPTED)
+        deadline = time.monotonic() + cni.PATIENCE
+        while peers(hosts[1])[0].endpoint != bytes((10, 99, 0, 77)):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert tunnel.reconcile() == (0, 0)
+        assert peers(hosts[1])[0].endpoint == bytes((10, 99, 0, 77))
+        assert tunnel_of(hosts[1]).reconcile() == (1, 0)
+        hosts[0].netns.ip(*route, hosts[0].address)
 
 
 def rotate_esp(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixture[str]) -> None:
