@@ -21,17 +21,18 @@ def container_drift(
     found = []
     if attachment.leases and not container_end.up:
         found.append(Drift(what, "up", "down"))
-    for index, interface in enumerate(attachment.interfaces):
-        if interface.name != key.ifname or interface.sandbox != netns.path:
-            continue
-        if interface.mac and interface.mac.lower() != format_mac(container_end.mac):
+    # Whatever the path of the sandbox was: runtimes may give another by now.
+    own = [each.sandbox != "" and each.name == key.ifname for each in attachment.interfaces]
+    for interface, is_own in zip(attachment.interfaces, own, strict=True):
+        if is_own and interface.mac and interface.mac.lower() != format_mac(container_end.mac):
             found.append(Drift(f"MAC of {what}", interface.mac, format_mac(container_end.mac)))
-        present = [each.address for each in address.list_of(inside, container_end.index)]
-        owned = zip(attachment.leases, attachment.lease_interfaces, strict=False)
-        for lease, owner in owned:
-            if owner == index and lease.address not in present:
-                has = ", ".join(map(str, present)) or "no address"
-                found.append(Drift(f"addresses of {what}", str(lease.address), has))
+    present = [each.address for each in address.list_of(inside, container_end.index)]
+    for lease, owner in zip(attachment.leases, attachment.lease_interfaces, strict=True):
+        # Without an interface it is of the one that there is (results before 0.3.0).
+        of_this = owner is None or (0 <= owner < len(own) and own[owner])
+        if of_this and lease.address not in present:
+            has = ", ".join(map(str, present)) or "no address"
+            found.append(Drift(f"addresses of {what}", str(lease.address), has))
     first = gateways(attachment.leases)
     routes = route.list_of(inside, container_end.index) if attachment.routes else []
     for wanted in attachment.routes:

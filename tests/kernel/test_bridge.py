@@ -880,6 +880,31 @@ def test_drift_on_the_host(endpoint: MakeEndpoint, dual: Config, drift: str) -> 
     assert BRIDGE in message or _host_end(result) in message
 
 
+def test_result_of_another(endpoint: MakeEndpoint, config: Config) -> None:
+    """CHECK compares with the result that it gets, whosever that is."""
+    one, other = endpoint(), endpoint()
+    theirs = one.add(config)
+    result = other.add(config)
+    message = other.check(config, theirs).error(PLUGIN_SPECIFIC)["msg"]
+    for what in ("MAC of container end eth0", "addresses of container end eth0"):
+        assert what in message
+    moved = cni.changed(result, "interfaces[2].sandbox", "/proc/1/task/1/ns/net")
+    other.check(config, moved).silent()
+
+
+@pytest.mark.parametrize("version", ["0.4.0", "1.1.0"])
+def test_address_without_interface(endpoint: MakeEndpoint, config: Config, version: str) -> None:
+    """An address of a result that does not say where it is, is the interface's."""
+    eth0 = endpoint()
+    config = config | {"cniVersion": version}
+    result = eth0.add(config)
+    del result["interfaces"], result["ips"][0]["interface"]
+    eth0.check(config, result).silent()
+    eth0.netns.ip("addr", "del", cni.addresses(result)[0] + "/24", "dev", "eth0")
+    message = eth0.check(config, result).error(PLUGIN_SPECIFIC)["msg"]
+    assert "addresses of container end eth0: expected 10.1.0.2/24, found " in message
+
+
 def test_container_end_down(endpoint: MakeEndpoint, config: Config) -> None:
     """CHECK sees that nothing gets through, also where no route has gone with it."""
     eth0 = endpoint()
