@@ -49,7 +49,7 @@ class PeerFollower:
                     self._compare()
                     # For some seconds after this host's key is another one.
                     while not self._esp.settled and not self._stopping.wait(_TURN_SECONDS):
-                        self._compare()
+                        self._reconcile(self._esp)
             except Error as error:  # NotAvailable where it was fenced: it joins again in a moment
                 self.report.fail("peers", error)
                 self._stopping.wait(_RETRY_SECONDS)
@@ -57,7 +57,10 @@ class PeerFollower:
     def _compare(self) -> None:
         """Compare the peers with the store's, unless this host has no encrypted networks."""
         for tunnel in (self._wireguard, self._esp):
-            came, went = tunnel.reconcile()
-            if came or went:
-                self.report.say("peers-changed", came=came, went=went)
+            self._reconcile(tunnel)
         self.report.fail("peers", None)
+
+    def _reconcile(self, tunnel: Tunnel | EspTunnel) -> None:
+        came, went = tunnel.reconcile()
+        if came or went:
+            self.report.say("peers-changed", came=came, went=went)

@@ -28,6 +28,7 @@ from cnm_core.store import tunnels_esp
 from cnm_core.store.cluster import Outdated
 from cnm_core.store.entries import Member
 from cnm_core.store.membership import Membership
+from cnm_core.store.shared import Unreachable
 from cnm_core.store.tunnels import tunnel_ip
 from cnm_core.store.tunnels_esp import End, KeyFile, OwnKey, keys_between, spi_between
 
@@ -76,6 +77,7 @@ class EspTunnel:
 
     def __init__(self, host: Socket, options: OverlayConfig, membership: Membership) -> None:
         self.settled = True
+        self._known: tuple[Member, End | None, list[End]] | None = None
         self._host = host
         self._underlay = options.underlay
         self._membership = membership
@@ -127,13 +129,18 @@ class EspTunnel:
         Without a member the cluster is asked for it. Raises Unreachable, and NotAvailable where
         the host is no member any more.
         """
-        self.settled = True
         if link.find(self._host, TUNNEL_ESP) is None:
+            self.settled = True
             return 0, 0  # there is no such network on this host
         with self._file.lock():
-            member = member or tunnel_link.own_member(self._membership)
             try:
-                return self._reconcile(member, self._file.present() or self._file.draw())
+                self._look(member)
+            except Unreachable:
+                if self.settled:
+                    raise
+                # What it last said has to do: the others take packets by a former key for a while.
+            try:
+                return self._reconcile(self._file.present() or self._file.draw())
             finally:
                 if link.find(self._host, TUNNEL_ESP) is None:  # the last container went meanwhile
                     self._xfrm().clear()
@@ -149,10 +156,11 @@ class EspTunnel:
                 self._file.forget()
                 return b""
             member = tunnel_link.own_member(self._membership)
+            self._look(member)
             former = self._file.present()
             key = self._file.draw()
             try:
-                self._reconcile(member, key)
+                self._reconcile(key)
                 key = self._file.present() or key  # another one where an SPI was taken
             except BaseException:
                 if former is not None:
@@ -205,9 +213,15 @@ class EspTunnel:
 
     # --- what is between the hosts
 
-    def _reconcile(self, member: Member, key: OwnKey) -> tuple[int, int]:
+    def _look(self, member: Member | None) -> None:
+        """Have what the store says, of this host and of the others."""
+        member = member or tunnel_link.own_member(self._membership)
+        self._known = member, *self._ends(member)
+
+    def _reconcile(self, key: OwnKey) -> tuple[int, int]:
         """What comes in first, then the store, and then what goes out."""
-        published, peers = self._ends(member)
+        assert self._known is not None
+        member, published, peers = self._known
         if published is None and key.used:
             # The others have forgotten this host, and would have to draw another key each.
             key = self._file.draw()
@@ -215,6 +229,7 @@ class EspTunnel:
         own = End(member.node, key.public, member.vtep)
         if published != own:
             self._publish(own, member)
+            self._known = member, own, peers
         found = self._found()
         present = self._xfrm().policies()
         sending = _sending(key, pairs, found, present)

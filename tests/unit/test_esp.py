@@ -282,7 +282,8 @@ class Node:
 
     def draw(self) -> None:
         with self.tunnel._file.lock():
-            self.tunnel._reconcile(self.member, self.tunnel._file.draw())
+            self.tunnel._look(self.member)
+            self.tunnel._reconcile(self.tunnel._file.draw())
 
     def restore(self, entry: str) -> None:
         self.membership.cluster.store.commit((), (Put(f"tunnels-esp/{self.member.node}", entry),))

@@ -24,7 +24,7 @@ from cnm_core.http import parse_url
 from cnm_core.kernel.netlink import Socket
 from cnm_core.kernel.wireguard import Peer, Wireguard
 from cnm_core.kernel.xfrm import Association, Xfrm
-from cnm_core.store import tunnels
+from cnm_core.store import tunnels, tunnels_esp
 from cnm_core.store.cluster import Cluster
 from cnm_core.store.etcd import Access, EtcdStore
 from cnm_core.store.membership import open_membership
@@ -640,8 +640,30 @@ def rotate_esp(hosts: list[Host], netns: Sandboxes, capsys: pytest.CaptureFixtur
     assert [nonzero(host) for host in hosts[:2]] == before
     assert len(keys) == 3
     # What was there before goes, on its own.
-    listed = ["ip", "xfrm", "state"]
-    until(lambda: all(host.netns.run(listed).count("proto esp") <= 2 for host in hosts[:2]))
+    until(lambda: all(associations(host) == 2 for host in hosts[:2]))
+    turns_without_store(hosts)
+    assert one.reaches(address, seconds=cni.PATIENCE)
+    hosts[0].etcd.start()
+
+
+def turns_without_store(hosts: list[Host]) -> None:
+    """Where the store goes right after it was told of a key, all turn to that key all the same."""
+
+    def told(*arguments: Any) -> None:
+        publish(*arguments)
+        until(lambda: associations(hosts[1]) > 2)
+        hosts[0].etcd.kill()
+
+    publish = tunnels_esp.publish
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tunnels_esp, "publish", told)
+        rotate(hosts[0], EspTunnel)
+    until(lambda: all(associations(host) == 2 for host in hosts[:2]))
+
+
+def associations(host: Host) -> int:
+    """How many a host has."""
+    return host.netns.run(["ip", "xfrm", "state"]).count("proto esp")
 
 
 def associated(host: Host) -> str:
