@@ -13,7 +13,7 @@ import pytest
 from tests import cni
 from tests.cni import NOT_AVAILABLE, Config, Endpoint, Outcome
 from tests.faults import strace
-from tests.faults.test_full import STATE_FAILURE, tmpfs
+from tests.faults.test_full import STATE_FAILURE, tmpfs, when_idle
 from tests.faults.test_kills import dual, published
 from tests.iproute import HOST, Snapshot, run
 
@@ -43,7 +43,7 @@ def _overlaid(lower: Path, layers: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            run("umount", str(lower))
+            when_idle("umount", str(lower))
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def directories(tmp_path: Path) -> Iterator[dict[str, Path]]:
 
 def _remount(option: str, *directories: Path) -> None:
     for each in directories:
-        run("mount", "-o", f"remount,{option}", str(each))
+        when_idle("mount", "-o", f"remount,{option}", str(each))
 
 
 @pytest.mark.parametrize("read_only", [("dataDir",), ("stateDir",), ("dataDir", "stateDir")])
