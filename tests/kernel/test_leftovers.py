@@ -21,7 +21,7 @@ PORTS = (
     mapping(8001, 80, "tcp"),
     mapping(8001, 80, "udp"),
     mapping(8002, 80, "tcp", "127.0.0.1"),
-    mapping(8002, 80, "udp", "::1"),
+    mapping(8002, 80, "udp", "2001:db8::1"),
 )
 
 
