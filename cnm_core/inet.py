@@ -58,6 +58,10 @@ class Address(Record):
         host_bits = (1 << (len(self.ip) * 8 - self.prefix)) - 1
         return to_ip(to_int(self.ip) | host_bits, len(self.ip))
 
+    def overlaps(self, other: "Address") -> bool:
+        """Whether the networks of both have addresses in common."""
+        return self.ip in other or other.ip in self
+
     def __contains__(self, ip: bytes) -> bool:
         shift = len(self.ip) * 8 - self.prefix
         return len(ip) == len(self.ip) and to_int(ip) >> shift == to_int(self.ip) >> shift

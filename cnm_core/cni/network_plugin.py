@@ -6,7 +6,7 @@ from cnm_core.cni.ports import published_ports
 from cnm_core.config.network import NetworkConfig, network_config
 from cnm_core.controller import NetworkController
 from cnm_core.errors import Error, InvalidNetworkConfig, undo
-from cnm_core.inet import format_ip
+from cnm_core.ipam import dns_of
 from cnm_core.kernel.netns import Netns, find_netns, open_netns, own_inode
 from cnm_core.model import Attachment, Dns, EndpointOptions, Network
 from cnm_core.phases import ended
@@ -152,10 +152,5 @@ def _lenient(call: Invocation) -> NetworkConfig:
 
 def _with_dns(attachment: Attachment, config: NetworkConfig) -> Attachment:
     """The attachment with the configuration's resolver settings, where it has any."""
-    own = Dns(
-        tuple(map(format_ip, config.dns.nameservers)),
-        config.dns.domain,
-        config.dns.search,
-        config.dns.options,
-    )
+    own = dns_of(config.dns)
     return attachment if own == Dns() else attachment.replace(dns=own)

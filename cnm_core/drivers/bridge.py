@@ -11,7 +11,6 @@ from cnm_core.drivers.container_end import (
     attached,
     configure,
     interface,
-    random_mac,
     refuse_small_mtu,
     remove,
 )
@@ -126,7 +125,7 @@ class Bridge:
         if self._bridge is not None:
             self._prepare(network, self._bridge, leases)
             return False
-        mac = random_mac()
+        mac = link.random_mac()
         try:
             self._prepare(network, self._create_bridge(network, mac), leases)
         except BaseException:
@@ -173,7 +172,7 @@ class Bridge:
         options = _options(network)
         return endpoint.replace(
             host_link=_random_name(),
-            mac=endpoint.mac or random_mac(),
+            mac=endpoint.mac or link.random_mac(),
             source_checked=options.macspoofchk,
             ports=tuple(
                 port.replace(host_ip=options.host_binding_ipv4) if port.host_ip is None else port
@@ -199,7 +198,7 @@ class Bridge:
             answers = self._host.request(
                 link.create_veth(
                     endpoint.host_link,
-                    mac=random_mac(),
+                    mac=link.random_mac(),
                     mtu=mtu,
                     master=self._bridge.index,
                     peer_name=endpoint.key.ifname,

@@ -1,7 +1,7 @@
 """The container's end of an endpoint, whatever driver made it: addresses and routes."""
 
 from errno import ENOENT
-from posix import _exit, closerange, fork, urandom
+from posix import _exit, closerange, fork
 from time import monotonic, sleep
 
 from cnm_core.errors import AddressInUse, InvalidNetworkConfig, KernelRefused, TryAgainLater
@@ -22,12 +22,6 @@ from cnm_core.model import (
 
 _DAD_SECONDS = 5
 _IPV6_MTU = 1280  # below, a link has no IPv6 (RFC 8200, section 5; addrconf_notify)
-
-
-def random_mac() -> bytes:
-    """A unicast address of the locally administered kind (IEEE 802, section 8.4)."""
-    first, *rest = urandom(6)
-    return bytes([first & 0xFC | 0x02, *rest])
 
 
 def interface(of: Link, sandbox: str = "") -> Interface:

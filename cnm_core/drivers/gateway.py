@@ -96,7 +96,7 @@ def _conflicts(present: LinkAddress, wanted: Address, several: bool) -> bool:
         return False
     if wanted.version == 4 and not several:
         return True
-    return present.address.ip in wanted or wanted.ip in present.address
+    return present.address.overlaps(wanted)
 
 
 def _forwards(carrier: Link, version: int) -> bool:

@@ -9,7 +9,6 @@ from cnm_core.drivers.container_end import (
     attached,
     configure,
     interface,
-    random_mac,
     remove,
 )
 from cnm_core.errors import AddressInUse, InvalidNetworkConfig, KernelRefused
@@ -71,7 +70,7 @@ class Macvlan:
     def create_endpoint(self, network: Network, endpoint: Endpoint) -> Endpoint:
         """A MAC address unless one was asked for, and the parent if it is one that we make."""
         options = _options(network)
-        own = None if _mode(options) == "passthru" else options.mac or random_mac()
+        own = None if _mode(options) == "passthru" else options.mac or link.random_mac()
         return endpoint.replace(mac=endpoint.mac or own, parents=parent.made(options, network.name))
 
     def join(self, network: Network, endpoint: Endpoint, netns: Netns) -> None:

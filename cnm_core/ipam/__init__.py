@@ -1,16 +1,19 @@
 """IPAM drivers: who gives addresses to endpoints.
 
 A driver is made for one network and answers request, release, drift, collect and
-check_status; `cnm_core.ipam.find` picks it by the configuration's `ipam.type`.
+check_status; `cnm_core/cni/pools.py` picks it by the configuration's `ipam.type`.
 """
 
-from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool
+from cnm_core.inet import format_ip, parse_ip
+from cnm_core.model import Addressing, Dns, Drift, EndpointKey, Lease, Pool, Route
 from cnm_core.record import Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import Protocol
+
+    from cnm_core.config.network import DnsConfig, RouteConfig
 
     class IpamDriver(Protocol):
         """What the controller asks of an IPAM driver."""
@@ -51,6 +54,11 @@ class Request(Record):
     text: str
     source: str
 
+    @property
+    def ip(self) -> bytes:
+        """The address; in a pool its prefix length is its subnet's, whatever was asked for."""
+        return parse_ip(self.text.partition("/")[0])
+
 
 class NoIpam:
     """For layer 2 networks: no addresses."""
@@ -74,3 +82,17 @@ class NoIpam:
 
     def check_status(self) -> None:
         """Always ready."""
+
+
+def routes_of(configs: "tuple[RouteConfig, ...]") -> tuple[Route, ...]:
+    """Routes that a configuration gives to endpoints."""
+    return tuple(
+        Route(each.dst, each.gw, each.mtu, each.advmss, each.priority, each.table, each.scope)
+        for each in configs
+    )
+
+
+def dns_of(config: "DnsConfig") -> Dns:
+    """Resolver settings of a configuration."""
+    servers = tuple(map(format_ip, config.nameservers))
+    return Dns(servers, config.domain, config.search, config.options)

@@ -17,7 +17,7 @@ from cnm_core.errors import (
     attempt,
     raise_all,
 )
-from cnm_core.inet import Address, format_ip, parse_ip, to_int, to_ip
+from cnm_core.inet import Address, format_ip, to_int, to_ip
 from cnm_core.ipam import Request
 from cnm_core.ipam.host_local import HostLocal
 from cnm_core.kernel import underlay
@@ -148,7 +148,7 @@ class ClusterIpam:
     def _refuse_wanted(self, taken: bytes) -> None:
         """Raise AddressInUse for an address that was asked for."""
         for request in self._requests:
-            if parse_ip(request.text.partition("/")[0]) == taken:
+            if request.ip == taken:
                 holder = self._membership.cluster.holder(self._network, taken)
                 raise AddressInUse(
                     f'{request.source}: {format_ip(taken)} of network "{self._network}" '
@@ -179,7 +179,7 @@ class ClusterIpam:
         return False
 
     def _asks_for_one_of(self, subnet: Address) -> bool:
-        return any(parse_ip(each.text.partition("/")[0]) in subnet for each in self._requests)
+        return any(each.ip in subnet for each in self._requests)
 
     def _local(self, view: View | None = None) -> HostLocal:
         """Host-local over this host's blocks; over a whole subnet for an address asked for."""
@@ -242,7 +242,7 @@ def member_of(options: OverlayConfig, node: str) -> Member:
 def _refuse_overlap(subnets: tuple[Subnet, ...]) -> None:
     for at, each in enumerate(subnets):
         for other in subnets[:at]:
-            if each.address.ip in other.address or other.address.ip in each.address:
+            if each.address.overlaps(other.address):
                 raise InvalidNetworkConfig(
                     f"subnets: {each.address} overlaps with {other.address}",
                     details="leave out one of the two: a container has an address of each",

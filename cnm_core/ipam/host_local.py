@@ -14,10 +14,10 @@ from cnm_core.errors import (
     attempt,
     raise_all,
 )
-from cnm_core.inet import Address, format_ip, parse_ip, to_int, to_ip
-from cnm_core.ipam import Request
+from cnm_core.inet import Address, format_ip, to_int, to_ip
+from cnm_core.ipam import Request, routes_of
 from cnm_core.kernel import sysctl
-from cnm_core.model import Addressing, Dns, Drift, EndpointKey, Lease, Pool, Route
+from cnm_core.model import Addressing, Dns, Drift, EndpointKey, Lease, Pool
 from cnm_core.record import Record
 from cnm_core.store import files
 from cnm_core.store.allocations import Allocations
@@ -136,11 +136,7 @@ class HostLocal:
                 raise TryAgainLater(
                     f"{format_ip(taken)} was taken by a process that does not hold the lock"
                 )
-        routes = tuple(
-            Route(each.dst, each.gw, each.mtu, each.advmss, each.priority, each.table, each.scope)
-            for each in self._options.routes
-        )
-        return Addressing(tuple(leases), routes, dns)
+        return Addressing(tuple(leases), routes_of(self._options.routes), dns)
 
     def release(self, key: EndpointKey) -> None:
         """Free the endpoint's addresses, also those noted without an interface name."""
@@ -239,7 +235,7 @@ class HostLocal:
 
     def _take(self, chosen: Range, request: Request) -> Lease:
         """The address that is wanted, unless somebody has it."""
-        ip = _ip_of(request)
+        ip = request.ip
         owner = self._allocations.owner_of(ip)
         if owner is not None:
             holder = f'"{owner}"' if owner.container_id else "a file that names no owner"
@@ -321,7 +317,7 @@ def _place_in(
     sets: tuple[tuple[Range, ...], ...], request: Request, network: str
 ) -> tuple[int, Range]:
     """The index of the range set that has a wanted address, and which of its ranges it is."""
-    ip = _ip_of(request)
+    ip = request.ip
     for index, ranges in enumerate(sets):
         for each in ranges:
             what = each.reservation(ip)
@@ -337,11 +333,6 @@ def _place_in(
         f'{request.source}: {format_ip(ip)} is in no range of network "{network}"',
         details=f"its ranges are {spans}",
     )
-
-
-def _ip_of(request: Request) -> bytes:
-    """The wanted address; its prefix length is its subnet's, whatever was asked for."""
-    return parse_ip(request.text.partition("/")[0])
 
 
 def range_sets(

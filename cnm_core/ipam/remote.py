@@ -10,8 +10,6 @@ What cannot be known is decided against giving an address twice: a release that 
 may have heard counts as done; one that it has not heard is owed, and made up for later.
 """
 
-from posix import urandom
-
 from cnm_core.config.remote import RemoteConfig, RemotePoolConfig
 from cnm_core.errors import (
     AddressInUse,
@@ -24,11 +22,12 @@ from cnm_core.errors import (
     raise_all,
     undo,
 )
-from cnm_core.inet import Address, format_ip, format_mac, parse_address, parse_ip
-from cnm_core.ipam import Request
+from cnm_core.inet import Address, format_ip, format_mac, parse_address
+from cnm_core.ipam import Request, routes_of
 from cnm_core.ipam.docker_plugin import Absent, Plugin, Refused, Unknown
 from cnm_core.json import dumps
-from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool, Route
+from cnm_core.kernel import link
+from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool
 from cnm_core.store.remote import GivenPool, Grant, Pools, RemoteStore, Wanted, WantedPool
 
 TYPE_CHECKING = False
@@ -80,7 +79,7 @@ class Remote:
         try:
             with self._lock():
                 pools = self._current(plugin, wanted)
-                mac = (self._mac or _random_mac()) if pools.needs_mac else None
+                mac = (self._mac or link.random_mac()) if pools.needs_mac else None
                 self._store.save_grant(key, Grant(mac))
             leases = self._lease(plugin, pools, key, mac)
             self._store.save_grant(key, Grant(mac, tuple(each.address for each in leases), True))
@@ -88,11 +87,7 @@ class Remote:
             undo(self.release, key)
             raise
         self._settle(plugin, pools)
-        routes = tuple(
-            Route(each.dst, each.gw, each.mtu, each.advmss, each.priority, each.table, each.scope)
-            for each in self._options.routes
-        )
-        return Addressing(tuple(leases), routes, mac=mac)
+        return Addressing(tuple(leases), routes_of(self._options.routes), mac=mac)
 
     def release(self, key: EndpointKey) -> None:
         """Give the endpoint's addresses back, and with the last of the network its pools.
@@ -335,7 +330,7 @@ class Remote:
         """The address that is wanted out of each pool, where one is; the strongest wins."""
         preferred: dict[int, tuple[bytes, Request]] = {}
         for request in self._requests:
-            ip = parse_ip(request.text.partition("/")[0])
+            ip = request.ip
             found = (index for index, each in enumerate(pools.given) if ip in each.subnet)
             index = next(found, None)
             if index is None:
@@ -480,7 +475,7 @@ def _pool_problem(subnet: Address, wanted: WantedPool, pools: Pools) -> str:
     if subnet.prefix == 0:
         return "which is no network"
     for other in pools.given:
-        if other.subnet.ip in subnet or subnet.ip in other.subnet:
+        if subnet.overlaps(other.subnet):
             return f"which overlaps with its pool {other.subnet}"
     return ""
 
@@ -539,9 +534,3 @@ def _in_pool(given: GivenPool, ip: bytes) -> dict[str, object]:
 
 def _mac_option(pools: Pools, mac: bytes | None) -> dict[str, str]:
     return {_MAC: format_mac(mac)} if pools.needs_mac and mac is not None else {}
-
-
-def _random_mac() -> bytes:
-    """A unicast address of the locally administered kind (IEEE 802, section 8.4)."""
-    first, *rest = urandom(6)
-    return bytes([first & 0xFC | 0x02, *rest])

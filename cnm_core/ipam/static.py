@@ -1,11 +1,10 @@
 """Addresses that the configuration or the runtime says, for one container. Keeps no state."""
 
-from cnm_core.config.network import DnsConfig
 from cnm_core.config.static import StaticConfig
 from cnm_core.errors import InvalidEnvironment, InvalidNetworkConfig
 from cnm_core.inet import Address, format_ip, parse_address
-from cnm_core.ipam import ENVIRONMENT, Request
-from cnm_core.model import Addressing, Dns, Drift, EndpointKey, Lease, Pool, Route
+from cnm_core.ipam import ENVIRONMENT, Request, dns_of, routes_of
+from cnm_core.model import Addressing, Drift, EndpointKey, Lease, Pool
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,11 +41,8 @@ class Static:
                 details='give "addresses": [{"address": "10.1.0.5/24"}], or an address by '
                 "runtimeConfig.ips, args.cni.ips or IP= in CNI_ARGS",
             )
-        routes = tuple(
-            Route(each.dst, each.gw, each.mtu, each.advmss, each.priority, each.table, each.scope)
-            for each in self._options.routes
-        )
-        return Addressing(tuple(leases), routes, _dns(self._options.dns))
+        options = self._options
+        return Addressing(tuple(leases), routes_of(options.routes), dns_of(options.dns))
 
     def release(self, key: EndpointKey) -> None:
         """Nothing to free."""
@@ -115,8 +111,3 @@ def _refuse_twice(leases: list[Lease]) -> None:
         if lease.address.ip in seen:
             raise InvalidNetworkConfig(f"ipam.addresses: {lease.address} is there twice")
         seen.add(lease.address.ip)
-
-
-def _dns(config: DnsConfig) -> Dns:
-    servers = tuple(map(format_ip, config.nameservers))
-    return Dns(servers, config.domain, config.search, config.options)

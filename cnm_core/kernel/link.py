@@ -2,7 +2,7 @@
 
 from _struct import Struct
 from errno import EIO, ENODEV
-from posix import O_CLOEXEC, _exit, close, closerange, fork, pipe2, read, write
+from posix import O_CLOEXEC, _exit, close, closerange, fork, pipe2, read, urandom, write
 from select import POLLIN, poll
 
 from cnm_core.errors import KernelRefused
@@ -149,6 +149,12 @@ def list_links(socket: Socket) -> list[Link]:
     """Every link of the socket's namespace."""
     request = Request(RTM_GETLINK, NLM_F_DUMP, header() + _DUMP_STATS_OFF, "list links")
     return [parse(message) for message in socket.dump(request)]
+
+
+def random_mac() -> bytes:
+    """A unicast address of the locally administered kind (IEEE 802, section 8.4)."""
+    first, *rest = urandom(6)
+    return bytes([first & 0xFC | 0x02, *rest])
 
 
 def create_bridge(name: str, mac: bytes, mtu: int, data: bytes = b"") -> Request:

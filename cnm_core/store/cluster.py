@@ -467,7 +467,7 @@ def _refuse_overlap(wanted: SharedNetwork, present: list[SharedNetwork]) -> None
     for network in present:
         for theirs in network.subnets:
             for ours in wanted.subnets:
-                if _overlap(ours.address, theirs.address):
+                if ours.address.overlaps(theirs.address):
                     raise InvalidNetworkConfig(
                         f"subnets: {ours.address} overlaps with {theirs.address} of network "
                         f'"{network.name}" in the cluster',
@@ -488,17 +488,13 @@ def _conflict(network: str, claim: Claim, claims: list[Claim]) -> ClaimConflict 
     for each in claims:
         other = each.block.address
         earlier = each.block.revision < claim.block.revision
-        if each.node != claim.node and earlier and _overlap(address, other):
+        if each.node != claim.node and earlier and address.overlaps(other):
             return ClaimConflict(
                 f'block {address} of network "{network}", claimed by "{claim.node}", is across '
                 f'{other}, which is that of "{each.node}"',
                 details=f'remove "{block_key(network, address)}" from the store',
             )
     return None
-
-
-def _overlap(one: Address, other: Address) -> bool:
-    return one.ip in other or other.ip in one
 
 
 def block_at(subnet: Address, ip: bytes) -> Address:
@@ -527,6 +523,6 @@ def _free_block(subnet: Address, taken: list[Address]) -> Address | None:
     odd = [each for each in taken if each.prefix != length]
     for number in range(1 << (length - subnet.prefix)):
         block = Address((first + number * size).to_bytes(len(subnet.ip), "big"), length)
-        if block.ip not in usual and not any(_overlap(block, each) for each in odd):
+        if block.ip not in usual and not any(block.overlaps(each) for each in odd):
             return block
     return None
