@@ -25,14 +25,19 @@ def authority(directory: Path, name: str = "authority") -> Identity:
     return made
 
 
-def signed(directory: Path, by: Identity, name: str, alternatives: str) -> Identity:
-    """A certificate for alternative names such as "IP:127.0.0.1,DNS:localhost"."""
+def signed(
+    directory: Path, by: Identity, name: str, alternatives: str, subject: str = ""
+) -> Identity:
+    """A certificate for alternative names such as "IP:127.0.0.1,DNS:localhost".
+
+    Its subject has the common name `name` where no other subject is given.
+    """
     made = Identity(directory / f"{name}.crt", directory / f"{name}.key")
     request, extensions = directory / f"{name}.csr", directory / f"{name}.ext"
     extensions.write_text(f"subjectAltName={alternatives}\n")
     run(
         "openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-        "-subj", f"/CN={name}", "-keyout", str(made.key), "-out", str(request),
+        "-subj", subject or f"/CN={name}", "-keyout", str(made.key), "-out", str(request),
     )  # fmt: skip
     run(
         "openssl", "x509", "-req", "-days", "2", "-in", str(request), "-extfile", str(extensions),

@@ -23,7 +23,7 @@ from cnm_core.errors import (
     NotAvailable,
     StateFailure,
 )
-from cnm_core.ipam.cluster import member_of
+from cnm_core.ipam.cluster import ClusterIpam, member_of
 from cnm_core.kernel import link, neighbour
 from cnm_core.kernel.netlink import Socket
 from cnm_core.model import EndpointKey
@@ -81,6 +81,7 @@ class Follower:
     def _read(self) -> int:
         """Read all endpoints, and make the kernel's entries theirs; the revision."""
         self.membership.cluster.check_schema()
+        self._release_blocks()
         revision = self._read_endpoints()
         self._compare()
         self.report.find_store(revision)
@@ -103,12 +104,18 @@ class Follower:
             if any(self.membership.pending()):
                 self.membership.replay()
                 self.report.say("replayed")
+                self._release_blocks()
             due = time.monotonic() > self._due
             fresh = set(self.membership.networks()) - self._known
             if self._look.is_set() or due or fresh:
                 if not self.membership.cluster.has_member(self.membership.node):
                     return  # fenced, of which the watch may not have told all yet
                 self._compare()
+
+    def _release_blocks(self) -> None:
+        """Give blocks back that the store was not there for when the last endpoint went."""
+        for name in self.membership.networks():
+            ClusterIpam(name, self.options, self.membership).release_unused_blocks()
 
     def _take(self, key: str, value: str) -> None:
         """Note what an entry says, or report that it makes no sense."""
@@ -178,7 +185,7 @@ class Follower:
             if view is not None and link.find(self._host, overlay.bridge_name(view.network)):
                 here.add(name)
                 # Who is cut off goes first: its frames would have entries of its heir's moved.
-                self._republish(view, member)
+                view = self._republish(view, member)
                 self._mend(view, self._networks.get(name, {}).values())
         self.report.keep_cut_off(here)
         taken = time.thread_time() - begun
@@ -198,18 +205,21 @@ class Follower:
         try:
             member = cluster.join(member_of(self.options, node))
         except InvalidNetworkConfig as error:
-            self.report.say("failed", error=error.msg, details=error.details)
+            self.report.fail("member", error)
+            self.report.no_member = error.msg
             return None, _COMPARE_SECONDS
+        self.report.fail("member", None)
+        self.report.no_member = ""
         if absent:
             self.report.say("joined", node=node)
             # The fence may still be under way: look again soon at what it has taken.
             return member, _FENCE_SECONDS
         return member, _COMPARE_SECONDS
 
-    def _republish(self, view: View, member: Member | None) -> None:
-        """Make endpoints of this host known that the cluster has forgotten."""
+    def _republish(self, view: View, member: Member | None) -> View:
+        """Make endpoints of this host known that the cluster has forgotten; the newest view."""
         if member is None:
-            return
+            return view
         name = view.network.name
         present: View | None = view
         if view.member.revision != member.revision:
@@ -217,16 +227,17 @@ class Follower:
         if present is None:
             error = "the cluster has no such network any more; its endpoints here are alone"
             self.report.say("failed", network=name, error=error)
-            return
-        known = {key for node, key in self._networks.get(name, {}) if node == member.node}
+            return view
+        known = self._networks.get(name, {}).values()
         try:
             again = republish(self._host, self.membership, present, known)
         except Outdated:
             self._look.set()
-            return
+            return present
         self.report.return_all(name, again)
         if present.returned:
             self.membership.settle(present)
+        return present
 
     def _mend(self, view: View, endpoints: Iterable[Published]) -> None:
         name = view.network.name

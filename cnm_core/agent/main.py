@@ -6,7 +6,7 @@ import ctypes
 import json
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -33,15 +33,22 @@ _LARGE = 1 << 16
 
 
 async def run(
-    options: OverlayConfig, keys: dict[str, Any], networks: Path, listening: socket.socket
+    options: OverlayConfig,
+    keys: dict[str, Any],
+    networks: Path,
+    listening: socket.socket,
+    unknown: Sequence[str],
 ) -> None:
     """Run until SIGTERM or SIGINT. Traffic goes on as it is afterwards.
 
     `keys` are those of this host for files of networks, which go into `networks`. Health and
-    metrics are told to whoever connects to `listening`.
+    metrics are told to whoever connects to `listening`. `unknown` are keys of the agent's file that
+    say nothing, which it tells.
     """
     _give_back_memory()
     report = Report()
+    for key in unknown:
+        report.say("unknown-key", key=key)
 
     def membership() -> Membership:  # each thread has a connection of its own
         return open_membership(options, report.ignore, json.loads)

@@ -17,6 +17,7 @@ from cnm_core.drivers.vtep_guard import Guard
 from cnm_core.errors import Error
 from cnm_core.kernel import link
 from cnm_core.kernel.netlink import Socket
+from cnm_core.kernel.vxlan import Vxlan
 from cnm_core.store.endpoints import EndpointStore
 from cnm_core.store.entries import Member
 from cnm_core.store.membership import Membership, View
@@ -35,6 +36,7 @@ class Members:
     report: Report
     _members: list[Member] | None = None
     _stopping: threading.Event = field(default_factory=threading.Event)
+    _devices: set[Vxlan] = field(default_factory=set)
     _compared: float = 0.0
 
     def __post_init__(self) -> None:
@@ -78,13 +80,15 @@ class Members:
         """Under the lock only where something is to be changed: an ADD may be waiting for it."""
         if self._members is None:
             return
+        views = list(self._views())
+        devices = {overlay.device_of(each) for each in views}
+        # A VTEP of this host's own that has changed is in each element of its networks.
+        everything |= not devices <= self._devices
         differ = {
-            each.network.name
-            for each in self._views()
-            if self._differs(guard, each, everything=everything)
+            each.network.name for each in views if self._differs(guard, each, everything=everything)
         }
         if everything:
-            self._compared = time.monotonic()
+            self._compared, self._devices = time.monotonic(), devices
         if not differ and not (everything and guard.has_others(overlay.devices(self._host))):
             return
         # No network's device is being made or deleted meanwhile.

@@ -24,7 +24,8 @@ class Report:
     """The agent's state in words and numbers.
 
     `trouble` is why the agent does not follow the store, "" while it does; `lease_lost` why
-    other hosts take this one for gone, "" while they do not. `mended` counts entries of
+    other hosts take this one for gone, "" while they do not; `no_member` why this host is no member
+    of the cluster. `mended` counts entries of
     the kernel that were missing or stale, `ignored` entries of the store that make no
     sense or break its rules, each time they are read. `cut_off` are endpoints of this host, by
     network, whose addresses became others' while it was fenced. `pending` counts the releases
@@ -33,6 +34,7 @@ class Report:
 
     trouble: str = "the store has not been read yet"
     lease_lost: str = "there is no lease yet"
+    no_member: str = ""
     revision: int = 0
     mended: int = 0
     ignored: int = 0
@@ -114,7 +116,11 @@ class Report:
 
     def health(self) -> str:
         """What is wrong, a line each; "" while all is well."""
-        troubles = (("store", self.trouble), ("lease", self.lease_lost))
+        troubles = (
+            ("store", self.trouble),
+            ("lease", self.lease_lost),
+            ("member", self.no_member),
+        )
         return "".join(f"{what}: {why}\n" for what, why in troubles if why)
 
     def metrics(self) -> str:
@@ -139,18 +145,23 @@ class Report:
         return "".join(parts)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one HTTP request: GET /metrics, or GET /healthz, 503 without store or lease."""
+        """Answer one HTTP request: GET /metrics, or GET /healthz, which is 503 if not well."""
         try:
             request = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _REQUEST_SECONDS)
-            target = request.partition(b" ")[2].partition(b" ")[0]
+            method, target, *_ = *request.split(b" ", 2), b""
+            target = target.partition(b"?")[0]
             status, body = "404 Not Found", "there are /metrics and /healthz\n"
-            if target == b"/metrics":
+            if method not in (b"GET", b"HEAD"):
+                status, body = "405 Method Not Allowed", "there are GET and HEAD\n"
+            elif target == b"/metrics":
                 status, body = "200 OK", self.metrics()
             elif target == b"/healthz":
                 body = self.health() or "ok\n"
                 status = "503 Service Unavailable" if self.health() else "200 OK"
             head = f"HTTP/1.1 {status}\r\nContent-Type: {_TEXT_FORMAT}\r\nConnection: close\r\n"
-            writer.write(f"{head}Content-Length: {len(body.encode())}\r\n\r\n{body}".encode())
+            content = body.encode()
+            head += f"Content-Length: {len(content)}\r\n\r\n"
+            writer.write(head.encode() + (b"" if method == b"HEAD" else content))
             await writer.drain()
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError, OSError):
             pass  # whoever asked has gone, or does not speak HTTP

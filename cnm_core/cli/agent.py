@@ -28,6 +28,7 @@ def agent(path: Path) -> None:
     from cnm_core.agent.main import run
 
     config = agent_config.read(path, "--config")
+    unknown = agent_config.unknown_keys(path)
     keys = agent_config.host_keys(config)
     options = overlay_config({"subnets": [], **keys})
     address = "127.0.0.1", config.listenPort
@@ -38,4 +39,4 @@ def agent(path: Path) -> None:
             f"cannot listen on {address[0]}:{address[1]}: {os.strerror(error.errno or 0)}",
             advice=f"another agent may run; listenPort in {path} chooses another port",
         ) from None
-    asyncio.run(run(options, keys, Path(config.confDir), listening))
+    asyncio.run(run(options, keys, Path(config.confDir), listening, unknown))

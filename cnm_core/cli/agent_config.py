@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from cnm_core.cli.main import INVALID, NOT_FOUND, Failure
 from cnm_core.schema.agent import AgentConfig
 from cnm_core.schema.base import explain
+from cnm_core.schema.overlay import StoreConfig
 
 DEFAULT_FILE = Path("/etc/cnm/agent.json")
 VARIABLE = "CNM_AGENT_CONFIG"
@@ -49,6 +50,14 @@ def read(path: Path, option: str) -> AgentConfig:
         raise Failure(f"{path}: {'; '.join(explain(error))}", code=INVALID) from None
     except ValueError as error:
         raise Failure(f"{path}: is not JSON: {error}", code=INVALID) from None
+
+
+def unknown_keys(path: Path) -> list[str]:
+    """The keys of a configuration that `read` takes, and that say nothing."""
+    document = json.loads(path.read_bytes())
+    found = [key for key in document if key not in AgentConfig.model_fields]
+    store = document.get("store") or {}
+    return found + [f"store.{key}" for key in store if key not in StoreConfig.model_fields]
 
 
 def network_keys(path: Path) -> dict[str, Any]:

@@ -255,8 +255,7 @@ class Overlay:
         """Make endpoints known again that were forgotten when this host was fenced."""
         from cnm_core.drivers.returned import republish
 
-        known = {each.key for each in endpoints if each.node == membership.node}
-        for each in republish(self._host, membership, view, known).cut_off:
+        for each in republish(self._host, membership, view, endpoints).cut_off:
             membership.cluster.ignored(
                 ClaimConflict(f'network "{view.network.name}": {each}', details=CUT_OFF_ADVICE)
             )

@@ -1,4 +1,4 @@
-"""What becomes of the endpoints of a host that comes back after it was fenced.
+"""What becomes of the endpoints of a host that comes back after it was fenced, or by another VTEP.
 
 The cluster has forgotten them, and may have given their addresses to others. Those whose
 addresses are still free are made known again. Whoever has an address by now keeps it: the
@@ -41,18 +41,23 @@ class Again(Record):
 
 
 def republish(
-    socket: Socket, membership: Membership, view: View, known: "Collection[EndpointKey]"
+    socket: Socket, membership: Membership, view: View, known: "Collection[Published]"
 ) -> Again:
     """Make known all endpoints of a network that this host has a record of, but the known ones.
 
+    Of those what is known of their VTEP is corrected, where this host has another by now.
     Raises Outdated where this host was fenced, or the network removed, once more.
     """
     again: list[EndpointKey] = []
     cut_off: list[CutOff] = []
     name = view.network.name
     records = EndpointStore(membership.state_dir)
+    moved = {each.key: each.vtep != view.vtep for each in known if each.node == membership.node}
     for key in records.keys(name):
-        endpoint = None if key in known else _load(records, name, key)
+        if moved.get(key):
+            membership.cluster.relocate(name, key, view.member, view.vtep)
+            again.append(key)
+        endpoint = None if key in moved else _load(records, name, key)
         host_end = link.find(socket, endpoint.host_link) if endpoint else None
         if endpoint is None or host_end is None:
             continue  # on its way in or out

@@ -92,6 +92,19 @@ class ClusterIpam:
             except (Unreachable, StateFailure):
                 pass  # they stay this host's, which holds nothing up
 
+    def release_unused_blocks(self) -> None:
+        """Give back what the store has as this host's blocks, where nobody has an address of it.
+
+        Raises Unreachable, StateFailure.
+        """
+        if self._local().owners():
+            return
+        claims = self._membership.cluster.claims(self._network)
+        held = tuple(each.block for each in claims if each.node == self._membership.node)
+        view = self._membership.known(self._network)
+        if held and view is not None:
+            self._membership.release_blocks(view.replace(blocks=held))
+
     def drift(self, key: EndpointKey, leases: "Collection[Lease]") -> list[Drift]:
         """How files and store differ from the leases. Raises Unreachable."""
         found = self._local().drift(key, leases)

@@ -28,7 +28,8 @@ def find(socket: Socket, wanted: str) -> Underlay:
         found = link.find(socket, wanted)
         if found is None:
             raise InvalidNetworkConfig(
-                f'underlay: "{wanted}" is neither an address nor a link of this host'
+                f'underlay: "{wanted}" is neither an address nor a link of this host',
+                details="name the link or the address that VXLAN shall use, as ip addr shows it",
             )
         return _of_link(socket, found.index)
     defaults = route.default_links(socket)

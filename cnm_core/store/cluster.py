@@ -183,8 +183,13 @@ class Cluster:
                 Put(f"networks/{made.name}", encode_network(made)),
                 Put(f"vnis/{made.vni}", made.name),
             )
-            unchanged = Unchanged(_LAST_MADE, last.revision if last else 0)
-            conditions = (unchanged, *(Unchanged(each.key) for each in changes))
+            # One of its own name is what a network left that somebody removed by hand.
+            left = holder.revision if holder and holder.value == made.name else 0
+            conditions = (
+                Unchanged(_LAST_MADE, last.revision if last else 0),
+                Unchanged(f"networks/{made.name}"),
+                Unchanged(f"vnis/{made.vni}", left),
+            )
             revision = self._commit(conditions, (*changes, Put(_LAST_MADE, made.name)))
             if revision is not None:
                 return made.replace(revision=revision)
@@ -289,6 +294,14 @@ class Cluster:
         if endpoint == self.published(endpoint.network, endpoint.node, endpoint.key):
             return None  # done, though nobody was told: the store's answer was lost
         raise Outdated
+
+    def relocate(self, network: str, key: EndpointKey, member: Member, vtep: bytes) -> None:
+        """Have an endpoint of a host be known at the host's VTEP. Raises Outdated."""
+        entry = self.store.get(f"endpoints/{network}/{member.node}/{key}")
+        endpoint = self._sense(entry, endpoint_in) if entry else None
+        if entry is not None and endpoint is not None:
+            value = encode_endpoint(endpoint.replace(vtep=vtep), entry.value)
+            self.claim(member, (Unchanged(entry.key, entry.revision),), (Put(entry.key, value),))
 
     def holder(self, network: str, ip: bytes) -> str:
         """Who has an address, as ``<node>/<container ID>:<interface>``; "" for nobody."""

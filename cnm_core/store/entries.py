@@ -206,12 +206,17 @@ def member_in(entry: Entry) -> Member:
 
 def encode_member(member: Member, present: str) -> str:
     """The value of a member's key, with what another version has written there."""
+    own = {"vtep": format_ip(member.vtep), "mtu": member.mtu}
+    return json.dumps({**_members_of(present), **own})
+
+
+def _members_of(value: str) -> dict[str, object]:
+    """What an object has, {} where a value is none."""
     try:
-        known = json.loads(present)
+        fields = json.loads(value)
     except ValueError:
-        known = None
-    more = known if type(known) is dict else {}
-    return json.dumps({**more, "vtep": format_ip(member.vtep), "mtu": member.mtu})
+        return {}
+    return fields if type(fields) is dict else {}
 
 
 def decode_network(name: str, value: str, revision: int) -> SharedNetwork:
@@ -298,9 +303,11 @@ def _refuse_unknown(fields: dict[str, object]) -> None:
             raise ValueError(f"{name} is not true or false")
 
 
-def encode_endpoint(endpoint: Published) -> str:
+def encode_endpoint(endpoint: Published, present: str = "{}") -> str:
+    """The value of an endpoint's key, with what another version has written there."""
     return json.dumps(
         {
+            **_members_of(present),
             "ips": [format_ip(ip) for ip in endpoint.ips],
             "mac": format_mac(endpoint.mac),
             "vtep": format_ip(endpoint.vtep),

@@ -6,6 +6,7 @@ request.
 """
 
 from binascii import a2b_base64, b2a_base64
+from posix import stat
 
 from cnm_core import http, json
 from cnm_core.errors import InvalidNetworkConfig, NotAvailable
@@ -26,6 +27,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cnm_core.tls import Trust
+
 # How many seconds a request may take: longer than an election of etcd (--election-timeout, 1 s).
 _PATIENCE = 5.0
 _PAUSE = 0.5
@@ -37,6 +40,10 @@ _ATTEMPTS = 5
 _REQUIRE_LEADER = {"Grpc-Metadata-hasleader": "true"}
 # Codes of gRPC (google.golang.org/grpc/codes) that tell of the caller, not of the store.
 _UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT, _NOT_FOUND = 16, 7, 3, 5
+_OF_CALLER = _UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT
+# The gateway asks etcd with its own certificate, so it takes no name from a client's where etcd
+# has users (allowMethod and accessController in embed/serve.go of etcd).
+_COMMON_NAME = "CommonName of client"
 _OUT_OF_RANGE = 11
 _DIGITS = 20  # of a number of 64 bits
 
@@ -55,6 +62,11 @@ class Refused(Exception):
     def __init__(self, code: int, words: str) -> None:
         super().__init__(words)
         self.code = code
+
+    @property
+    def is_final(self) -> bool:
+        """Whether every server would say so, another time too."""
+        return self.code in _OF_CALLER or _COMMON_NAME in str(self)
 
 
 class EtcdStore:
@@ -211,17 +223,18 @@ class EtcdStore:
             try:
                 return self._ask(target, question)
             except (http.Unanswered, http.NotHttp) as error:
-                if self._used and not isinstance(error, http.Unreachable):
+                closed = isinstance(error, http.Unanswered)
+                if self._used and closed and not isinstance(error, http.Unreachable):
                     self._used = False  # the server may have closed it meanwhile: once more
                     continue
                 failures.append(str(error))
-            except ValueError as error:  # files of the server's trust
-                raise InvalidNetworkConfig(f"store: {error}") from None
+            except ValueError as error:
+                raise _useless(self._servers[0].trust, error) from None
             except Refused as error:
                 if error.code == _UNAUTHENTICATED and self._token:
                     self._token = ""  # it has run out: once more, with a new one
                     continue
-                if error.code in (_UNAUTHENTICATED, _PERMISSION_DENIED, _INVALID_ARGUMENT):
+                if error.is_final:
                     raise _refusal(error, self._access.user) from None
                 if error.code == expected:
                     raise
@@ -241,10 +254,18 @@ class EtcdStore:
             "POST", target, body, headers, seconds=_PATIENCE, limit=_LIMIT
         )
         self._used = True
-        fields = self._read(answer.body)
-        if answer.status != 200:
-            raise Refused(_number(fields, "code"), str(fields.get("message", answer.reason)))
-        return fields
+        return self._fields(answer)
+
+    def _fields(self, answer: http.Answer) -> dict[str, object]:
+        """What an answer has. Raises Refused where it is an error, NotHttp where it is nothing."""
+        if answer.status == 200:
+            return self._read(answer.body)
+        try:
+            fields = self._read(answer.body)
+        except http.NotHttp:  # of the gateway itself, or of another server
+            words = json.shorten(answer.body.decode("utf-8", "replace").strip())
+            raise Refused(0, f"{answer.status} {answer.reason}: {words}") from None
+        raise Refused(_number(fields, "code"), str(fields.get("message", answer.reason)))
 
     def _stream(self, target: str, question: dict[str, object]) -> "Iterator[bytes]":
         """The lines of an answer without end, b"" where none came for a while."""
@@ -267,8 +288,8 @@ class EtcdStore:
                 yield rest  # etcd's last line has no end: it says why
             self._take_next_server()
             raise Unreachable(f"etcd's watch broke off: {error}") from None
-        except ValueError as error:  # files of the server's trust
-            raise InvalidNetworkConfig(f"store: {error}") from None
+        except ValueError as error:
+            raise _useless(self._servers[0].trust, error) from None
         except Refused as error:
             raise _refusal(error, self._access.user) from None
         finally:
@@ -282,9 +303,7 @@ class EtcdStore:
             answer = self._connection.request(
                 "POST", "/v3/auth/authenticate", json.dumps(question).encode(), seconds=_PATIENCE
             )
-            fields = self._read(answer.body)
-            if answer.status != 200:
-                raise Refused(_number(fields, "code"), str(fields.get("message", "")))
+            fields = self._fields(answer)
             self._token = str(fields.get("token", ""))
             if not self._token.isascii() or not self._token.isprintable():
                 raise http.NotHttp(f"{self._servers[0]} sent a token that no header can have")
@@ -308,9 +327,29 @@ class EtcdStore:
 
 def _refusal(error: Refused, user: str) -> NotAvailable:
     asked = f'user "{user}"' if user else "a client without a user"
-    return NotAvailable(
-        f"etcd refuses {asked}: {error}",
-        details="check store.user, store.passwordFile and the roles of that user in etcd",
+    details = "check store.user, store.passwordFile and the roles of that user in etcd"
+    if _COMMON_NAME in str(error):
+        details = "where etcd has users, make store.certFile without a common name (CN)"
+    return NotAvailable(f"etcd refuses {asked}: {error}", details=details)
+
+
+def _useless(trust: "Trust | None", error: ValueError) -> InvalidNetworkConfig:
+    """What is wrong with a server's trust: a file that is not there, or what TLS says of one."""
+    files = {}
+    if trust is not None:
+        files = {"caFile": trust.ca, "certFile": trust.certificate, "keyFile": trust.key}
+    key, why = "", str(error)
+    for name, path in files.items():
+        try:
+            stat(path or "/")
+        except OSError as absent:
+            key, why = f".{name}", f"{path}: {absent.strerror}"
+            break
+        if path and why.startswith(f"{path}:"):
+            key = f".{name}"
+    return InvalidNetworkConfig(
+        f"store{key}: {why}",
+        details="caFile, certFile and keyFile name PEM files that root can read",
     )
 
 

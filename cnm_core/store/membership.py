@@ -291,7 +291,12 @@ def _open_store(options: StoreConfig, loads: "Callable[[str], object]") -> "Shar
 def _password(options: StoreConfig) -> str:
     if options.password_file is None:
         return ""
-    content = files.read_text(options.password_file, links=True)
+    try:
+        content = files.read_text(options.password_file, links=True)
+    except StateFailure as error:
+        raise InvalidNetworkConfig(
+            f"store.passwordFile: {error.msg}", details="put the password in a file of its own"
+        ) from None
     if content is None:
         raise InvalidNetworkConfig(
             f'store.passwordFile: there is no file "{options.password_file}"',

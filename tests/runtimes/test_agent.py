@@ -1,5 +1,6 @@
 """`cnm agent` on each of three hosts, with a real etcd."""
 
+import json
 import os
 import signal
 import socket
@@ -151,6 +152,40 @@ def test_as_service(hosts: list[Host], endpoints: Endpoints, tmp_path: Path) -> 
         assert supervisor.recv(100) == b"STOPPING=1"
 
 
+def test_blocks_go_later(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
+    """What a host's last DEL could not tell etcd it is told later: no block stays the host's."""
+    address = endpoints.add(hosts[0])
+    assert list(etcd.keys("blocks/").values()) == ["host-1"]
+    etcd.stop()
+    endpoints.delete(address)
+    etcd.start()
+    deadline = time.monotonic() + cni.PATIENCE
+    while etcd.keys("blocks/") or etcd.keys("ips/"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "failed" not in hosts[0].events()
+
+
+def test_no_member(hosts: list[Host]) -> None:
+    """One that cannot be a member is not well, and says why; so is a key that means nothing."""
+    other, host = hosts[0], hosts[1]
+    host.stop_agent()
+    host.overrides["node"] = "host-9"
+    host.overrides["store"] = {"endpoints": [host.etcd.url], "passwd": "x"}
+    host.log.unlink()
+    host.start_agent()
+    status, words = host.get("/healthz")
+    assert status == 503 and "member: underlay: 10.99.0.2 is the address of" in words
+    said = map(json.loads, host.log.read_text().splitlines())
+    assert [each["key"] for each in said if each["event"] == "unknown-key"] == ["store.passwd"]
+    other.cnm().run("node", "fence", "-f", "host-2")
+    host.stop_agent()
+    host.log.unlink()
+    host.start_agent()
+    host.await_event("lease-kept")
+    assert host.get("/healthz") == (200, "ok\n")
+
+
 def test_etcd_killed(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
     """While etcd is dead DEL works and is journaled; when it is back all hosts agree again."""
     one, two, three = (endpoints.add(host) for host in hosts)
@@ -251,7 +286,16 @@ def test_metrics(hosts: list[Host], endpoints: Endpoints) -> None:
         family = name.partition("{")[0]
         assert text.count(f"# HELP {family} ") == text.count(f"# TYPE {family} ") == 1
         assert text.index(f"# TYPE {family} ") < text.index(f"\n{name} ")
+    assert hosts[0].get("/metrics?name=x") == hosts[0].get("/metrics")
     assert hosts[0].get("/")[0] == 404
+    for method, status in (("HEAD", "200 OK"), ("POST", "405 Method Not Allowed")):
+        with hosts[0].netns.entered():
+            client = socket.create_connection(("127.0.0.1", 9475), timeout=cni.PATIENCE)
+        with client, client.makefile("rb") as answer:
+            client.sendall(f"{method} /healthz HTTP/1.1\r\n\r\n".encode())
+            head, _, body = answer.read().partition(b"\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status}".encode())
+        assert bool(body) == (method == "POST")
 
 
 def alive(etcd: Etcd) -> set[str]:

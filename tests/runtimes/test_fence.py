@@ -135,6 +135,34 @@ def test_free_again(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
     eventually(lambda: back.check(one, result).code == 0)
 
 
+@pytest.mark.parametrize("mode", ["l2", "l3"])
+def test_other_address(hosts: list[Host], etcd: Etcd, netns: Sandboxes, mode: str) -> None:
+    """A host that gets another address on the underlay is reached by it, with an agent or not."""
+    for host in hosts:
+        host.overrides["mode"] = mode
+    moved = [(host, netns(), f"10.99.0.{host.number}0") for host in hosts[:2]]
+    witness, addresses = netns(), []
+    hosts[2].add(witness)
+    for host, sandbox, _ in moved:
+        addresses.append(cni.addresses(host.add(sandbox))[0])
+    eventually(lambda: all(map(witness.reaches, addresses)))
+    for host, _, vtep in moved:
+        host.netns.ip("addr", "flush", "dev", "uplink", "scope", "global")
+        host.netns.ip("addr", "add", f"{vtep}/24", "dev", "uplink")
+        host.overrides["underlay"] = vtep
+    hosts[1].stop_agent()
+    hosts[1].start_agent()
+
+    def known() -> set[str]:
+        return {json.loads(value)["vtep"] for value in etcd.keys("endpoints/").values()}
+
+    eventually(lambda: "10.99.0.20" in known())
+    hosts[0].add(netns())
+    assert known() == {"10.99.0.10", "10.99.0.20", hosts[2].address}
+    eventually(lambda: all(map(witness.reaches, addresses)))
+    assert moved[1][1].reaches(addresses[0])
+
+
 def test_cut_off_no_more(hosts: list[Host], netns: Sandboxes) -> None:
     """Of an endpoint that was cut off nothing is counted once it is removed, and its bridge."""
     back, other, _ = hosts

@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 Make = Callable[[], "SharedStore"]
 
 
-def secure_store(server: Etcd, trust: Trust) -> EtcdStore:
+def secure_store(server: Etcd, trust: Trust, user: str = "", password: str = "") -> EtcdStore:
     """A client that speaks TLS."""
-    return EtcdStore(Access((http.parse_url(server.url).replace(trust=trust),)), "cnm/v1/test/")
+    servers = (http.parse_url(server.url).replace(trust=trust),)
+    return EtcdStore(Access(servers, user, password), "cnm/v1/test/")
 
 
 def etcd_store(*servers: Etcd, user: str = "", password: str = "") -> EtcdStore:
@@ -351,8 +352,11 @@ def test_tls(node: None, tmp_path: Path) -> None:
             with pytest.raises(Unreachable):
                 secure_store(server, trust.replace(**changes)).get("a")
         missing = str(tmp_path / "missing")
-        with pytest.raises(InvalidNetworkConfig, match="missing"):
-            secure_store(server, trust.replace(ca=missing)).get("a")
+        for field, key in (("ca", "caFile"), ("certificate", "certFile"), ("key", "keyFile")):
+            with pytest.raises(InvalidNetworkConfig, match=f"store.{key}: .*missing: No such"):
+                secure_store(server, trust.replace(**{field: missing})).get("a")
+        with pytest.raises(InvalidNetworkConfig, match=r"store.caFile: .*client.ext: "):
+            secure_store(server, trust.replace(ca=str(tmp_path / "client.ext"))).get("a")
         client.key.unlink()  # as while somebody renews it
         assert store.get("a")
         with pytest.raises(InvalidNetworkConfig, match="client"):
@@ -361,12 +365,36 @@ def test_tls(node: None, tmp_path: Path) -> None:
         server.kill()
 
 
+def test_tls_and_users(node: None, tmp_path: Path) -> None:
+    """Where etcd has users, too, its gateway takes only client certificates without a name."""
+    ca, names = authority(tmp_path), "IP:127.0.0.1"
+    server = Etcd(tmp_path / "etcd", identity=signed(tmp_path, ca, "server", names), authority=ca)
+    named = signed(tmp_path, ca, "client", names)
+    nameless = signed(tmp_path, ca, "nameless", names, "/O=cnm")
+    server.start()
+    try:
+        enable_users(server)
+        trust = Trust(str(ca.certificate), str(nameless.certificate), str(nameless.key))
+        put(secure_store(server, trust, "root", "secret"), "a", "1")
+        trust = trust.replace(certificate=str(named.certificate), key=str(named.key))
+        with pytest.raises(NotAvailable, match="CommonName") as refusal:
+            secure_store(server, trust, "root", "secret").get("a")
+        assert "common name (CN)" in refusal.value.details
+    finally:
+        server.kill()
+
+
+def enable_users(server: Etcd) -> None:
+    """Have etcd take no request but from root, whose password is "secret"."""
+    server.call("/v3/auth/user/add", name="root", password="secret")
+    server.call("/v3/auth/role/add", name="root")
+    server.call("/v3/auth/user/grant", user="root", role="root")
+    server.call("/v3/auth/enable")
+
+
 def test_authentication(etcd: Etcd) -> None:
     """With a user and its password; without, the error says what to do."""
-    etcd.call("/v3/auth/user/add", name="root", password="secret")
-    etcd.call("/v3/auth/role/add", name="root")
-    etcd.call("/v3/auth/user/grant", user="root", role="root")
-    etcd.call("/v3/auth/enable")
+    enable_users(etcd)
     store = etcd_store(etcd, user="root", password="secret")
     put(store, "a", "1")
     with pytest.raises(NotAvailable, match='user "root"') as refusal:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cnm_core import http
-from cnm_core.errors import Error
+from cnm_core.errors import Error, NotAvailable
 from cnm_core.store.etcd import Access, EtcdStore
 from cnm_core.store.shared import Unreachable
 
@@ -68,6 +68,16 @@ def test_senseless_answers(store: Callable[..., EtcdStore], answer: Answer) -> N
     """A range that cannot be read is a store that cannot be reached."""
     with pytest.raises(Unreachable):
         store(lambda _: answer).range("a/")
+
+
+def test_errors_without_json(store: Callable[..., EtcdStore]) -> None:
+    """Of the gateway itself, or of what is no etcd: its words are the error's."""
+    with pytest.raises(Unreachable, match=r"404 .*page not found"):
+        store(lambda _: (404, "404 page not found")).get("a")
+    with pytest.raises(NotAvailable, match="CommonName of client"):
+        store(lambda _: (400, "CommonName of client sending a request")).get("a")
+    with pytest.raises(Unreachable, match=r"10\.0\.0\.2:2379 sent"):
+        store(lambda _: (200, "welcome")).get("a")
 
 
 def test_a_code_that_no_error_has(store: Callable[..., EtcdStore]) -> None:

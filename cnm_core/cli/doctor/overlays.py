@@ -78,9 +78,10 @@ def _tunnel(options: OverlayConfig, membership: Membership, view: View) -> Findi
 
 
 def _unknown(membership: Membership, view: View) -> Iterator[Finding]:
-    """The endpoints of this host that the cluster does not know: of a host that was fenced."""
+    """The endpoints of this host that the cluster does not know, or not at its VTEP."""
     name, cluster = view.network.name, membership.cluster
-    known = {each.key for each in cluster.endpoints(name, membership.node)}
+    published = cluster.endpoints(name, membership.node)
+    known = {each.key for each in published if each.vtep == view.vtep}
     records = EndpointStore(membership.state_dir)
     for key in records.keys(name):
         endpoint = records.load(name, key)
@@ -90,7 +91,7 @@ def _unknown(membership: Membership, view: View) -> Iterator[Finding]:
             ip = lease.address.ip
             holder = cluster.holder(name, ip)
             if holder in ("", f"{membership.node}/{key}"):
-                message = "the cluster does not know it, and no other host reaches it"
+                message = "the cluster does not know where it is, and no other host reaches it"
                 advice = "a running agent makes it known, and so does the next ADD on its network"
             else:
                 message, advice = str(CutOff(key, ip, holder)), overlay.CUT_OFF_ADVICE
