@@ -170,7 +170,7 @@ class Firewall:
 
     def disown(self, network: str, key: EndpointKey) -> None:
         """Take back the ports of an endpoint of which the record says nothing."""
-        owner = ex.comment(f"{network} {key}")
+        owner = f"{network} {key}"  # a comment that was cut off may be another's, too
         self._remove([each for each in self._ports_of(network) if each[2].comment == owner])
 
     def drift(self, policy: Policy, subnets: list[Address]) -> list[Drift]:

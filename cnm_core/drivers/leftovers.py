@@ -30,8 +30,11 @@ def collect(host: Socket, network: str, known: "Known") -> None:
 
 
 def disown(host: Socket, network: str, key: EndpointKey) -> None:
-    """Remove what the host has of one endpoint, whose record says nothing."""
-    alias = port_alias(network, key)
+    """Remove what the host has of one endpoint, whose record says nothing.
+
+    Not by an alias or a comment without room for its whole name: others may have the same.
+    """
+    alias = f"cnm {network} {key}"
     for each in link.list_links(host):
         if each.kind == "veth" and each.alias == alias:
             link.delete_if_present(host, each.name)

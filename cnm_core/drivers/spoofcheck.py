@@ -68,7 +68,7 @@ class SpoofCheck:
 
     def disown(self, network: str, key: "EndpointKey") -> None:
         """Forget the port of an endpoint of which the record says nothing."""
-        owner = ex.comment(f"{network} {key}")
+        owner = f"{network} {key}"  # a comment that was cut off may be another's, too
         for name, element in self._elements_of(network):
             if element.comment == owner:
                 self._forget([nft.delete_elements("bridge", TABLE, name, [element])])

@@ -154,6 +154,22 @@ def test_long_names(endpoint: MakeEndpoint, blue: Config) -> None:
     assert owners() == {owner(config["name"], valid)[:128]}
 
 
+@pytest.mark.parametrize("length", [4, 120, 200])
+def test_damaged_records_of_long_names(endpoint: MakeEndpoint, blue: Config, length: int) -> None:
+    """A DEL whose record is damaged takes from nobody else what looks like its own."""
+    config = blue | {"name": "n" * length}
+    here, there = endpoint(), endpoint()
+    one = Endpoint(here.binary, here.path, "c" * 64, here.netns)
+    other = Endpoint(here.binary, here.path, "c" * 63 + "d", there.netns)
+    one.add(publishing(config, *shifted(0)))
+    ports = publishing(config, *shifted(10))
+    result = other.add(ports)
+    (STATE / config["name"] / f"{one.container_id}:eth0").write_text("nonsense")
+    one.delete(config)
+    assert "eth0" not in one.netns.links()
+    other.check(ports, result).silent()
+
+
 def test_udp_flows_of_leftovers(endpoint: MakeEndpoint, blue: Config) -> None:
     """The port is free for the next container, and leads to it."""
     stale, heir = endpoint(), endpoint()
