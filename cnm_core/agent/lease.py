@@ -34,16 +34,16 @@ class Lease:
         """Keep the lease until stopped, whatever becomes of the store in between."""
         lease = 0
         while not self._stopping.is_set():
+            pause = _RETRY_SECONDS
             try:
                 kept = self._keep(lease)
                 if kept != lease:
                     self.begun()
-                lease = kept
+                lease, pause = kept, LIFETIME_SECONDS / 3
                 self.report.keep_lease()
             except Error as error:
                 self.report.lose_lease(error)
-                lease = 0
-            self._stopping.wait(LIFETIME_SECONDS / 3 if lease else _RETRY_SECONDS)
+            self._stopping.wait(pause)
         if lease:
             with contextlib.suppress(Error):  # it ends by itself then
                 self.membership.cluster.store.revoke(lease)
