@@ -79,9 +79,7 @@ def test_unreadable_paths(tmp_path: Path) -> None:
     (tmp_path / "b.conflist").symlink_to("nowhere")
     networks, damaged = Directory(tmp_path).read()
     assert not networks
-    assert [(each.path.name, each.problem) for each in damaged] == [
-        ("a.conflist", "Is a directory")
-    ]
+    assert [(each.path.name, each.problem) for each in damaged] == [("a.conflist", "is not a file")]
     assert Directory(tmp_path / "none").read() == ([], [])
 
 
