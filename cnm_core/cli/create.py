@@ -29,6 +29,8 @@ CNI_VERSION = "1.0.0"
 _IPAM_NAMES = {"default": HOST_LOCAL, "null": NONE}
 # Their subnets are those of a network outside, which the host itself may be part of.
 _OUTSIDE = ("macvlan", "ipvlan")
+# A file's name has 255 bytes: 90-NAME.conflist, and what is written before a rename.
+_NAME_LIMIT = 230
 _DEFAULT_ROUTES = {4: "0.0.0.0/0", 6: "::/0"}
 
 
@@ -183,6 +185,8 @@ def _is_remote(ipam_driver: str, path: tuple[str, ...]) -> bool:
 def _check_name(name: str) -> None:
     try:
         formats.name(name)
+        if len(name) > _NAME_LIMIT:
+            raise ValueError(f"must be at most {_NAME_LIMIT} characters long, got {len(name)}")
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="NAME") from None
 

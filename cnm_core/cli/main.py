@@ -1,5 +1,6 @@
 """The `cnm` command: its groups, what it says when something is wrong, and its exit codes."""
 
+import os
 import sys
 from importlib import import_module
 from typing import Any, NoReturn
@@ -71,8 +72,10 @@ def cnm() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; errors are one line on stderr."""
+    _open_closed_streams()
     try:
         status = cnm.main(prog_name="cnm", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(status if isinstance(status, int) else 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -90,9 +93,28 @@ def main() -> NoReturn:
     except Error as error:
         _say("cnm", error.msg, error.details)
         sys.exit(FAILED)
+    except RecursionError:
+        _say("cnm", "a document has too many levels of nesting", "")
+        sys.exit(FAILED)
+    except BrokenPipeError:  # whoever reads has seen enough
+        os._exit(FAILED)
+    except OSError as error:
+        _say("cnm", f"{error.filename or 'cannot write to stdout'}: {error.strerror}", "")
+        os._exit(FAILED)  # what could not be written would be tried again
     except (click.Abort, KeyboardInterrupt):
         _say("cnm", "interrupted", "")
         sys.exit(INTERRUPTED)
+
+
+def _open_closed_streams() -> None:
+    """Nothing that is opened later may get the number of a closed stream."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _say(who: str, what: str, advice: str) -> None:

@@ -63,7 +63,7 @@ def document(network: SharedNetwork, shared: str, keys: dict[str, Any]) -> dict[
         formats.name(network.name)
         if version not in VERSIONS or not isinstance(about, dict):
             raise ValueError("cniVersion or cnm is not what a file can have")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StateFailure(
             f'"conflists/{network.name}" of the cluster makes no sense: {error}',
             details="an older or newer version may have written it, or somebody by hand",

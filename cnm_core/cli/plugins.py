@@ -90,9 +90,9 @@ def add(network: Conflist, attachment: Attachment, path: tuple[str, ...]) -> dic
         for plugin in network.plugins:
             output = _run("ADD", network, plugin, attachment, result, path)
             result = json.loads(output)
-    except (Error, Failure, ValueError) as error:
+    except (Error, Failure, ValueError, RecursionError) as error:
         _undo(network, attachment, path)
-        if isinstance(error, ValueError):
+        if isinstance(error, (ValueError, RecursionError)):
             raise Failure(f"a plugin of network {network.name} answered ADD with no JSON") from None
         raise
     assert result is not None
@@ -131,7 +131,7 @@ def error_of(output: bytes, otherwise: str) -> Failure:
     try:
         document = json.loads(output)
         return Failure(str(document["msg"]), advice=str(document.get("details") or ""))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Failure(otherwise, advice=output[:400].decode("utf-8", "replace").strip())
 
 
@@ -223,7 +223,7 @@ def _read(path: Path) -> Cached | None:
             ),
             dict(result),
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError):
         return None
 
 

@@ -312,7 +312,7 @@ class EtcdStore:
     def _read(self, body: bytes) -> dict[str, object]:
         try:
             fields = self._loads(body.decode())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter where `loads` is Python's own
             raise http.NotHttp(f"{self._servers[0]} sent no JSON: {error}") from None
         if type(fields) is not dict:
             raise http.NotHttp(f"{self._servers[0]} sent {json.shorten(fields)}")

@@ -1,6 +1,18 @@
 """Files that survive a kill at any instruction: atomic writes, locks, private directories."""
 
-from errno import EACCES, EISDIR, ELOOP, EMFILE, ENFILE, ENOENT, ENOMEM, ENOTDIR, ENXIO, EROFS
+from errno import (
+    EACCES,
+    EISDIR,
+    ELOOP,
+    EMFILE,
+    ENAMETOOLONG,
+    ENFILE,
+    ENOENT,
+    ENOMEM,
+    ENOTDIR,
+    ENXIO,
+    EROFS,
+)
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock
 from posix import (
     O_CLOEXEC,
@@ -32,6 +44,8 @@ if TYPE_CHECKING:
 
 SECOND = 1_000_000_000  # in the unit of all times here
 _DIRECTORY, _FORMAT = 0o040000, 0o170000
+# At such a path there is nothing, and there cannot be.
+_ABSENT = (ENOENT, ENOTDIR, ENAMETOOLONG)
 _ADVICE = {
     EACCES: "the plugin runs as root; check the mount and its mode",
     28: "the file system is full: free some space, or move the directory by its option",
@@ -88,7 +102,7 @@ def refuse_link(path: str) -> None:
         if lstat(path).st_mode & _FORMAT == _DIRECTORY:
             return
     except OSError as error:
-        if error.errno in (ENOENT, ENOTDIR):
+        if error.errno in _ABSENT:
             return
         raise failure("read", path, error) from None
     raise StateFailure(
@@ -107,7 +121,7 @@ def read_text(path: str, limit: int = 1 << 20, *, links: bool = False) -> str | 
         flags = O_RDONLY | O_CLOEXEC | O_NONBLOCK | (0 if links else O_NOFOLLOW)
         fd = open_file(path, flags)
     except OSError as error:
-        if error.errno in (ENOENT, ENOTDIR):
+        if error.errno in _ABSENT:
             return None
         raise failure("read", path, error) from None
     try:
@@ -123,7 +137,7 @@ def modified(path: str) -> int | None:
     try:
         return stat(path).st_mtime_ns
     except OSError as error:
-        if error.errno in (ENOENT, ENOTDIR):
+        if error.errno in _ABSENT:
             return None
         raise failure("read", path, error) from None
 
@@ -187,13 +201,8 @@ def temporary(path: str) -> str:
 
 def temporaries(directory: str) -> list[str]:
     """What `replace` has begun in a directory and not ended."""
-    try:
-        names = listdir(directory)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise failure("list", directory, error) from None
-    return [f"{directory}/{name}" for name in names if name[0] == "." and name.endswith(".new")]
+    found = names(directory)
+    return [f"{directory}/{name}" for name in found if name[0] == "." and name.endswith(".new")]
 
 
 def remove(path: str) -> bool:
@@ -214,9 +223,9 @@ def names(directory: str) -> list[str]:
     """What is in a directory; nothing where there is none. Raises StateFailure."""
     try:
         return listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
     except OSError as error:
+        if error.errno in _ABSENT:
+            return []
         raise failure("list", directory, error) from None
 
 

@@ -163,6 +163,13 @@ def test_package(deb: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "usr/lib/cnm").exists()
 
 
+def test_libc_that_the_page_names(deb: Path) -> None:
+    """docs/install.md says which hosts `cnm` runs on by what the build needs."""
+    needs = output("dpkg-deb", "--field", deb, "Depends").strip()
+    version = needs.removeprefix("libc6 (>= ").removesuffix(")")
+    assert f"glibc {version} or newer" in (ROOT / "docs/install.md").read_text()
+
+
 def test_package_takes_nobodys_place(deb: Path) -> None:
     """Its files are in directories of its own, so that it conflicts with no other package."""
     lines = output("dpkg-deb", "--contents", deb).splitlines()

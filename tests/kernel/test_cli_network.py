@@ -230,6 +230,38 @@ def test_bad_names(cnm: Cnm, name: str) -> None:
     assert not cnm.networks.exists() or not list(cnm.networks.iterdir())
 
 
+def test_longest_name(cnm: Cnm) -> None:
+    """One that is too long for a file's name is refused, and nothing else."""
+    done = cnm.call("network", "create", "x" * 231)
+    assert done.code == USAGE and "at most 230 characters" in done.err
+    cnm.run("network", "create", "x" * 230)
+    cnm.run("network", "rm", "x" * 230)
+
+
+@pytest.mark.parametrize("words", [("network", "ls"), ("network", "create", "red"), ("doctor",)])
+@pytest.mark.parametrize(("stdout", "code"), [(">&-", None), ("2>&- >&-", None), (">/dev/full", 1)])
+def test_nowhere_to_write(cnm: Cnm, stdout: str, code: int | None, words: tuple[str, ...]) -> None:
+    """Without stdout nothing is said, and nothing else is written into; a full one is said."""
+    cnm.run("network", "create", "blue")
+    expected = cnm.call(*words).code if words != ("network", "create", "red") else 0
+    sh = replace(cnm, binary=Path("/bin/sh"))
+    done = sh.call("-c", f'"$0" "$@" {stdout}', str(cnm.binary), *words)
+    assert done.code == (expected if code is None else code), done
+    assert "Traceback" not in done.err and "PYI" not in done.err
+    if code is not None:
+        assert done.err == "cnm: cannot write to stdout: No space left on device\n"
+    assert json.loads((cnm.networks / "90-blue.conflist").read_text())
+
+
+def test_nested_without_end(cnm: Cnm) -> None:
+    """A file of too many levels is left out, as one that is no JSON is."""
+    cnm.run("network", "create", "blue")
+    (cnm.networks / "deep.conflist").write_text('{"a":' * 100000)
+    done = cnm.call("network", "ls", "--quiet")
+    assert done.code == 0 and "deep.conflist is left out: not JSON" in done.err
+    assert "more than 64 levels" in cnm.call("doctor").out
+
+
 def test_names_are_taken_once(cnm: Cnm) -> None:
     """Whatever file has the name."""
     cnm.run("network", "create", "blue")

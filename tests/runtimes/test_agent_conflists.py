@@ -169,7 +169,8 @@ def test_nonsense(hosts: list[Host], both: list[Cnm]) -> None:
     first.run(*CREATE, "blue")
     path = await_file(hosts[1])
     before = path.read_bytes()
-    for number, value in enumerate(("{", "[]", '{"cniVersion": "9", "cnm": {}}', '{"cnm": 1}')):
+    nonsense = ("{", "[]", '{"cniVersion": "9", "cnm": {}}', '{"cnm": 1}', "[" * 5000)
+    for number, value in enumerate(nonsense):
         hosts[0].etcd.put("conflists/blue", value)
         deadline = time.monotonic() + cni.PATIENCE
         while hosts[1].events().count("ignored") <= number:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import cnm_core.json
 from cnm_core import http
 from cnm_core.errors import Error, NotAvailable
 from cnm_core.store.etcd import Access, EtcdStore
@@ -78,6 +79,18 @@ def test_errors_without_json(store: Callable[..., EtcdStore]) -> None:
         store(lambda _: (400, "CommonName of client sending a request")).get("a")
     with pytest.raises(Unreachable, match=r"10\.0\.0\.2:2379 sent"):
         store(lambda _: (200, "welcome")).get("a")
+
+
+@pytest.mark.parametrize("loads", [json.loads, cnm_core.json.loads], ids=["Python's", "ours"])
+def test_nested_without_end(
+    store: Callable[..., EtcdStore], monkeypatch: pytest.MonkeyPatch, loads: Callable[[str], object]
+) -> None:
+    """Whoever reads the JSON, levels beyond its limit are no answer."""
+    client = store(lambda _: (200, {}))
+    nested = http.Answer(200, "", b'{"a":' * 100000)
+    monkeypatch.setattr(_Connection, "request", lambda *_, **__: nested)
+    with pytest.raises(Unreachable):
+        EtcdStore(client._access, "cnm/v1/default/", loads).range("a/")
 
 
 def test_a_code_that_no_error_has(store: Callable[..., EtcdStore]) -> None:

@@ -63,7 +63,7 @@ def _recent(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             document = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(document, dict) and str(document.get("time", "")) > since:
             yield document

@@ -173,7 +173,7 @@ def _survey_results(found: Survey) -> None:
                 document["networkName"],
                 EndpointKey(document["containerId"], document["ifName"]),
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # no result of libcni's
         netns = document.get("netns")
         if not netns or find_netns(str(netns)):
