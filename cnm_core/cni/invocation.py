@@ -30,6 +30,8 @@ _NEEDS = {
     "VERSION": (),
 }
 _ARGUMENTS = ("IP", "GATEWAY", "MAC")
+# By which verbs they are asked for: what ADD refused in them is no reason for DEL to fail.
+_ASKS = ("ADD", "CHECK")
 _STDIN_LIMIT = 16 << 20
 # Container ID and interface name together are a file name, which has 255 bytes at most.
 _LENGTH_LIMIT = 200
@@ -41,7 +43,7 @@ class Invocation(Record):
     """One call of a plugin. Variables that are not set are "".
 
     `config` is the decoded document and `text` its bytes, which delegates get unchanged.
-    `path` are the directories of CNI_PATH; `args` the pairs of CNI_ARGS.
+    `path` are the directories of CNI_PATH; `args` the pairs of CNI_ARGS, for ADD and CHECK.
     """
 
     command: str
@@ -167,7 +169,7 @@ def receive(command: str, environment: dict[str, str], text: bytes) -> Invocatio
         container_id=container_id,
         netns=environment.get("CNI_NETNS", ""),
         ifname=ifname,
-        args=arguments(environment.get("CNI_ARGS", "")) if _NEEDS[command] else {},
+        args=arguments(environment.get("CNI_ARGS", "")) if command in _ASKS else {},
         path=tuple(part for part in environment.get("CNI_PATH", "").split(":") if part),
         version=version,
         config=config,

@@ -272,6 +272,7 @@ def test_labels(foreign: Foreign, endpoint: MakeEndpoint, config: Config) -> Non
         eth0.delete(config, args=ignored)
         error = _answer(eth0.call("ADD", config, args=labels), INVALID_ENVIRONMENT)
         assert "CNI_ARGS" in error["msg"]
+        eth0.delete(config, args=labels)
 
 
 # --- programs
