@@ -164,7 +164,7 @@ def _libc_of(directory: Path) -> str:
         tuple(map(int, match.split(b".")))
         for path in directory.rglob("*")
         if path.is_file() and (content := path.read_bytes()).startswith(b"\x7fELF")
-        for match in re.findall(rb"\0GLIBC_([0-9.]+)\0", content)
+        for match in re.findall(rb"\0GLIBC_([0-9.]+)(?=\0)", content)
     }
     return ".".join(map(str, max(found)))
 

@@ -72,7 +72,6 @@ def cnm() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with its code; errors are one line on stderr."""
-    _open_closed_streams()
     try:
         status = cnm.main(prog_name="cnm", standalone_mode=False)
         sys.stdout.flush()
@@ -104,17 +103,6 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         _say("cnm", "interrupted", "")
         sys.exit(INTERRUPTED)
-
-
-def _open_closed_streams() -> None:
-    """Nothing that is opened later may get the number of a closed stream."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-    sys.stdout = sys.stdout or os.fdopen(1, "w")
-    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _say(who: str, what: str, advice: str) -> None:

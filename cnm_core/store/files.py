@@ -209,9 +209,9 @@ def remove(path: str) -> bool:
     """Remove a file; False where there was none."""
     try:
         unlink(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
     except OSError as error:
+        if error.errno in _ABSENT:
+            return False
         # Said before it is known whether there is one (do_unlinkat in fs/namei.c).
         if error.errno == EROFS and modified(path) is None:
             return False

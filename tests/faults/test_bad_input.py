@@ -527,11 +527,10 @@ def test_a_file_for_a_state_directory(
 def test_a_directory_of_too_long_a_name(
     refusal: Refusal, config: Config, tmp_path: Path, place: str
 ) -> None:
-    """Error 101 with the path; DEL and GC have nothing to complain of, as nothing can be there."""
+    """Error 101 with the path; DEL has nothing to complain of, as nothing can be there."""
     wrong = cni.changed(config, place, f"{tmp_path}/{'x' * 300}")
     assert str(tmp_path) in refusal.of(wrong, STATE_FAILURE)
     refusal.endpoint.delete(wrong)
-    refusal.endpoint.call("GC", wrong | {"cni.dev/valid-attachments": []}).silent()
 
 
 def test_delete_with_a_file_for_a_state_directory(
