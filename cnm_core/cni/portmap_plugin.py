@@ -31,25 +31,19 @@ class PortmapPlugin:
         options = portmap_config(call.config)
         refuse_foreign(options)
         document, previous = _previous(call)
-        ports = published_ports(call.config)
-        if ports:
-            endpoint = Endpoint(
-                network=call.network,
-                key=call.key,
-                sandbox=Sandbox(call.netns),
-                ports=ports,
-                addressing=Addressing(_leases(call, previous)),
-            )
-            state_dir = _state_dir(call)
-            store = _store(state_dir)
-            self._forget(store, call.network, call.key)
-            store.save(endpoint)
-            try:
-                Portmap().publish(endpoint, state_dir, snat=options.snat)
-            except BaseException:
-                # A kernel that did not answer may have done all of it.
-                undo(self._forget, store, call.network, call.key)
-                raise
+        endpoint = _endpoint(call, previous)
+        if endpoint is None:
+            return document
+        state_dir = _state_dir(call)
+        store = _store(state_dir)
+        self._forget(store, call.network, call.key)
+        store.save(endpoint)
+        try:
+            Portmap().publish(endpoint, state_dir, snat=options.snat)
+        except BaseException:
+            # A kernel that did not answer may have done all of it.
+            undo(self._forget, store, call.network, call.key)
+            raise
         return document
 
     def delete(self, call: Invocation) -> None:
@@ -59,16 +53,9 @@ class PortmapPlugin:
     def check(self, call: Invocation) -> None:
         """CHECK: an error names each port that does not lead to the interface."""
         _, previous = _previous(call)
-        ports = published_ports(call.config)
-        if not ports:
+        endpoint = _endpoint(call, previous)
+        if endpoint is None:
             return
-        endpoint = Endpoint(
-            network=call.network,
-            key=call.key,
-            sandbox=Sandbox(call.netns),
-            ports=ports,
-            addressing=Addressing(_leases(call, previous)),
-        )
         found = Portmap().drift(endpoint, snat=portmap_config(call.config).snat)
         if found:
             raise Drifted("; ".join(map(str, found)), details="DEL and ADD publish them anew")
@@ -128,6 +115,20 @@ def _previous(call: Invocation) -> tuple[dict[str, object], Attachment]:
         )
     previous = result.from_document(document, call.version)
     return {**document, "cniVersion": call.version}, previous
+
+
+def _endpoint(call: Invocation, previous: Attachment) -> Endpoint | None:
+    """The endpoint with the ports to publish; None where there are none."""
+    ports = published_ports(call.config)
+    if not ports:
+        return None
+    return Endpoint(
+        network=call.network,
+        key=call.key,
+        sandbox=Sandbox(call.netns),
+        ports=ports,
+        addressing=Addressing(_leases(call, previous)),
+    )
 
 
 def _leases(call: Invocation, previous: Attachment) -> tuple[Lease, ...]:
