@@ -11,13 +11,14 @@ from cnm_core.errors import (
     AddressInUse,
     Error,
     InvalidNetworkConfig,
+    NotAvailable,
     PoolExhausted,
     StateFailure,
     TryAgainLater,
     attempt,
     raise_all,
 )
-from cnm_core.inet import Address, format_ip, to_int, to_ip
+from cnm_core.inet import Address, format_ip, format_mac, to_int, to_ip
 from cnm_core.ipam import Request
 from cnm_core.ipam.host_local import HostLocal
 from cnm_core.kernel import underlay
@@ -70,6 +71,9 @@ class ClusterIpam:
         member, network = wanted(self._network, self._options, self._membership.node)
         self._membership.replay()
         view = self._membership.view(member, network)
+        self._refuse_foreign(view.network)
+        if self._mac is not None and not view.network.routed:
+            self._refuse_taken_mac(self._mac, key)
         for _ in range(_ATTEMPTS):
             try:
                 try:
@@ -89,7 +93,7 @@ class ClusterIpam:
         if view is not None and view.blocks and not self._local().owners():
             try:
                 self._membership.release_blocks(view)
-            except (Unreachable, StateFailure):
+            except (Unreachable, StateFailure, NotAvailable, InvalidNetworkConfig):
                 pass  # they stay this host's, which holds nothing up
 
     def release_unused_blocks(self) -> None:
@@ -123,7 +127,7 @@ class ClusterIpam:
         try:
             known = self._membership.cluster.endpoints(self._network, self._membership.node)
             stale |= {each.key for each in known} - set(valid)
-        except (Unreachable, StateFailure) as error:
+        except Error as error:
             failures.append(error)
         for key in stale:
             attempt(failures, self.release, key)
@@ -157,6 +161,29 @@ class ClusterIpam:
             local.release(key)
             raise
         return addressing
+
+    def _refuse_foreign(self, network: SharedNetwork) -> None:
+        """Raise InvalidNetworkConfig for an address that was asked for and is in no subnet."""
+        for request in self._requests:
+            if not any(request.ip in each.address for each in network.subnets):
+                raise InvalidNetworkConfig(
+                    f"{request.source}: {format_ip(request.ip)} is in no subnet of network "
+                    f'"{network.name}"',
+                    details=f"they are {', '.join(str(each.address) for each in network.subnets)}",
+                )
+
+    def _refuse_taken_mac(self, mac: bytes, key: EndpointKey) -> None:
+        """Raise AddressInUse for a MAC address that was asked for and is another endpoint's.
+
+        On one link layer frames for either would go to one of them.
+        """
+        for each in self._membership.cluster.endpoints(self._network):
+            if each.mac == mac and (each.node, each.key) != (self._membership.node, key):
+                raise AddressInUse(
+                    f'mac: {format_mac(mac)} of network "{self._network}" is held by '
+                    f'"{each.owner}"',
+                    details="ask for another one, or for none: it follows from the IP address then",
+                )
 
     def _refuse_wanted(self, taken: bytes) -> None:
         """Raise AddressInUse for an address that was asked for."""
@@ -228,8 +255,10 @@ def wanted(name: str, options: OverlayConfig, node: str) -> tuple[Member, Shared
             f'bum: cannot be "{options.bum}" with mode "l3"',
             details="what goes to everybody is not routed; leave out one of the two",
         )
+    member = member_of(options, node)
+    _refuse_underlay(subnets, member)
     return (
-        member_of(options, node),
+        member,
         SharedNetwork(
             name=name,
             vni=options.vni,
@@ -250,6 +279,17 @@ def member_of(options: OverlayConfig, node: str) -> Member:
     found = underlay.find(Socket(), options.underlay)
     version = 4 if len(found.ip) == 4 else 6
     return Member(node, found.ip, found.mtu - OVERHEAD[version])
+
+
+def _refuse_underlay(subnets: tuple[Subnet, ...], member: Member) -> None:
+    """What goes to other hosts would go to the bridge."""
+    for each in subnets:
+        if member.vtep in each.address:
+            raise InvalidNetworkConfig(
+                f"subnets: {each.address} has {format_ip(member.vtep)}, this host's address on the "
+                "underlay",
+                details="choose another subnet, which neither the hosts nor their networks have",
+            )
 
 
 def _refuse_overlap(subnets: tuple[Subnet, ...]) -> None:

@@ -12,7 +12,7 @@ from posix import rmdir, uname
 
 from cnm_core import json
 from cnm_core.config.overlay import OverlayConfig, StoreConfig
-from cnm_core.errors import Error, InvalidNetworkConfig, StateFailure
+from cnm_core.errors import Error, InvalidNetworkConfig, NotAvailable, StateFailure
 from cnm_core.inet import Address, format_ip, parse_address, parse_ip
 from cnm_core.model import EndpointKey
 from cnm_core.record import Record
@@ -193,6 +193,10 @@ class Membership:
             self.cluster.withdraw(network, self.node, key, ips if whole else ())
         except (Unreachable, StateFailure):
             return  # it waits in the journal
+        except (NotAvailable, InvalidNetworkConfig) as error:
+            # The store refuses this host, or what it would show it is not there: it waits, too.
+            self.cluster.ignored(error)
+            return
         files.remove(path)
 
     def replay(self) -> None:

@@ -355,6 +355,21 @@ def test_vni_of_a_foreign_device(hosts: list[Host], netns: Sandboxes) -> None:
     assert "cnm-overlay" not in hosts[0].netns.run(["nft", "list", "ruleset"])
 
 
+def test_taken_mac(hosts: list[Host], netns: Sandboxes) -> None:
+    """A MAC address that was asked for is given once on a link layer, and again once it is free."""
+    asked = {"args": {"cni": {"mac": "02:00:00:00:00:77"}}}
+    one, two = netns(), netns()
+    hosts[0].add(one, hosts[0].network(**asked))
+    error = hosts[1].call("ADD", hosts[1].network(**asked), two).error(103)
+    assert error["msg"].startswith("mac: 02:00:00:00:00:77 of network")
+    assert f'"host-1/id-{one.name}:eth0"' in error["msg"]
+    hosts[0].delete(one)
+    hosts[1].add(two, hosts[1].network(**asked))
+    routed = {**asked, "mode": "l3", "subnets": [{"subnet": "10.8.0.0/24"}]}
+    for host in hosts:
+        host.add(netns(), host.network("red", **routed))
+
+
 def test_taken_vtep(hosts: list[Host], netns: Sandboxes) -> None:
     """Two hosts cannot have one underlay address."""
     hosts[0].add(netns())
@@ -380,6 +395,35 @@ def test_etcd_down(hosts: list[Host], etcd: Etcd, netns: Sandboxes) -> None:
     hosts[0].add(three)  # replays what waits
     wanted = {"args": {"cni": {"ips": [ip_of(result)]}}}
     hosts[2].add(netns(), hosts[2].network(**wanted))
+
+
+def test_etcd_refuses(hosts: list[Host], etcd: Etcd, netns: Sandboxes, tmp_path: Path) -> None:
+    """Where etcd takes this host's password no more, DEL and GC work as where it is away."""
+
+    def having(word: str) -> cni.Config:
+        (tmp_path / word).write_text(word)
+        store = {"endpoints": [etcd.url], "user": "root", "passwordFile": str(tmp_path / word)}
+        return {"store": store}
+
+    one, two = netns(), netns()
+    addresses = [ip_of(hosts[0].add(each)) for each in (one, two)]
+    etcd.enable_users()
+    wrong = hosts[0].network(**having("wrong"))
+    done = hosts[0].call("DEL", wrong, one)
+    assert done.code == 0 and b'etcd refuses user "root"' in done.stderr, done
+    collect = {**wrong, "cni.dev/valid-attachments": []}
+    assert 'refuses user "root"' in hosts[0].call("GC", collect, one).error()["msg"]
+    assert set(hosts[0].netns.links()) == {"lo", "uplink"}
+    hosts[0].add(one, hosts[0].network(**having("secret")))
+    for address in addresses:  # what was journaled is done
+        asked = {"args": {"cni": {"ips": [address]}}, **having("secret")}
+        if ip_of_netns(one) != address:
+            hosts[1].add(netns(), hosts[1].network(**asked))
+
+
+def ip_of_netns(sandbox: Netns) -> str:
+    """The address of a container."""
+    return sandbox.addresses("eth0")[0].partition("/")[0]
 
 
 def test_gc(hosts: list[Host], netns: Sandboxes) -> None:
@@ -447,6 +491,8 @@ def test_files(hosts: list[Host], netns: Sandboxes, tmp_path: Path) -> None:
         ({"underlay": ""}, "underlay: is not given, and this host has no default route"),
         ({"vni": 1 << 24}, "vni: must be a whole number from 0 to 16777215"),
         ({"subnets": []}, "subnets: must have at least one subnet"),
+        ({"subnets": [{"subnet": "10.99.0.0/16"}]}, "subnets: 10.99.0.0/16 has 10.99.0.1, this"),
+        ({"args": {"cni": {"ips": ["10.8.0.3"]}}}, "args.cni.ips: 10.8.0.3 is in no subnet of"),
         ({"mtu": 60}, "mtu: must be 0 or from 68 to 65535"),
         ({"mtu": 1500}, 'mtu: is 1500 on network "blue"'),
     ],

@@ -373,7 +373,7 @@ def test_tls_and_users(node: None, tmp_path: Path) -> None:
     nameless = signed(tmp_path, ca, "nameless", names, "/O=cnm")
     server.start()
     try:
-        enable_users(server)
+        server.enable_users()
         trust = Trust(str(ca.certificate), str(nameless.certificate), str(nameless.key))
         put(secure_store(server, trust, "root", "secret"), "a", "1")
         trust = trust.replace(certificate=str(named.certificate), key=str(named.key))
@@ -384,17 +384,9 @@ def test_tls_and_users(node: None, tmp_path: Path) -> None:
         server.kill()
 
 
-def enable_users(server: Etcd) -> None:
-    """Have etcd take no request but from root, whose password is "secret"."""
-    server.call("/v3/auth/user/add", name="root", password="secret")
-    server.call("/v3/auth/role/add", name="root")
-    server.call("/v3/auth/user/grant", user="root", role="root")
-    server.call("/v3/auth/enable")
-
-
 def test_authentication(etcd: Etcd) -> None:
     """With a user and its password; without, the error says what to do."""
-    enable_users(etcd)
+    etcd.enable_users()
     store = etcd_store(etcd, user="root", password="secret")
     put(store, "a", "1")
     with pytest.raises(NotAvailable, match='user "root"') as refusal:
