@@ -101,10 +101,10 @@ class ClusterIpam:
 
         Raises Unreachable, StateFailure.
         """
-        if self._local().owners():
-            return
-        claims = self._membership.cluster.claims(self._network)
-        held = tuple(each.block for each in claims if each.node == self._membership.node)
+        cluster, node = self._membership.cluster, self._membership.node
+        if self._local().owners() or cluster.endpoints(self._network, node):
+            return  # in the store only are those of a configuration with another dataDir
+        held = tuple(each.block for each in cluster.claims(self._network) if each.node == node)
         view = self._membership.known(self._network)
         if held and view is not None:
             self._membership.release_blocks(view.replace(blocks=held))

@@ -166,6 +166,16 @@ def test_blocks_go_later(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) ->
     assert "failed" not in hosts[0].events()
 
 
+def test_blocks_stay(hosts: list[Host], endpoints: Endpoints, etcd: Etcd) -> None:
+    """An agent whose file names another dataDir than networks do gives back no block of theirs."""
+    endpoints.add(hosts[0])
+    hosts[0].stop_agent()
+    hosts[0].overrides["dataDir"] = str(hosts[0].directory / "elsewhere")
+    hosts[0].log.unlink()
+    hosts[0].start_agent()
+    assert list(etcd.keys("blocks/").values()) == ["host-1"]
+
+
 def test_no_member(hosts: list[Host]) -> None:
     """One that cannot be a member is not well, and says why; so is a key that means nothing."""
     other, host = hosts[0], hosts[1]
