@@ -14,7 +14,6 @@ from tests import cni
 from tests.cni import INVALID_CONFIG, INVALID_ENVIRONMENT, PLUGIN_SPECIFIC, Config, Endpoint
 from tests.iproute import HOST, Netns, Snapshot, exchange_by_tcp, run
 
-PATIENCE = 10  # seconds
 MakeEndpoint = Callable[[], Endpoint]
 TakeSnapshot = Callable[..., Snapshot]
 
@@ -309,7 +308,7 @@ def test_routers_of_the_host(
         place.run(["sysctl", "-qw", f"net.ipv6.conf.{name}.accept_dad=0"])
         place.ip("link", "set", name, "up")
     setting = Path("/proc/sys/net/ipv6/conf/up0/accept_ra")
-    deadline = monotonic() + PATIENCE
+    deadline = monotonic() + cni.PATIENCE
     while not _defaults(HOST, 6) and monotonic() < deadline:
         try:
             _advertise(router)

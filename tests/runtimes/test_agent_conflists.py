@@ -143,7 +143,8 @@ def test_foreign_state(hosts: list[Host], both: list[Cnm], netns: Sandboxes) -> 
     foreign.touch()
     first.run("network", "rm", "blue")
     hosts[1].await_event("failed")
-    assert "run/blue" in hosts[1].log.read_text().splitlines()[-1]
+    (failed,) = [line for line in hosts[1].log.read_text().splitlines() if '"failed"' in line]
+    assert "run/blue" in failed
     first.run("network", "create", "--driver", "overlay", "--subnet", "10.8.0.0/24", "red")
     await_file(hosts[1], "red")
     assert path.exists()
