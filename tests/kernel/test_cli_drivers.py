@@ -75,7 +75,7 @@ def test_macvlan_refusals(cnm: Cnm, lan: Netns) -> None:
     create = ("network", "create", "--driver", "macvlan")
     cnm.call(*create, "-o", "parent=nope0", "x").fails(FAILED, "nope0")
     cnm.call(*create, "-o", "macvlan_mode=loud", "x").fails(INVALID, "macvlan_mode", "loud")
-    cnm.call(*create, "--internal", "-o", "parent=up0", "x").fails(FAILED, "internal", "parent")
+    cnm.call(*create, "--internal", "-o", "parent=up0", "x").fails(INVALID, "internal", "parent")
     cnm.call(*create, "-o", "com.docker.network.bridge.name=b", "x").fails(FAILED, "no such option")
     cnm.run(*create, "--subnet", "192.168.1.0/24", "x")
     taken = cnm.call(*create, "--subnet", "192.168.1.0/25", "y")
