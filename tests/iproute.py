@@ -191,7 +191,7 @@ def snapshot(*namespaces: Netns, directories: tuple[Path, ...]) -> Snapshot:
     return Snapshot(
         {netns: {link["ifname"]: _link(link) for link in links} for netns, links in shown.items()},
         {netns: dict(map(_addresses, links)) for netns, links in shown.items()},
-        [_routes(each, shown[each.name]) for each in all_of_them],
+        [_routes(each) for each in all_of_them],
         {path[-1]: HOST.sysctl(*path) for path in _FORWARDING},
         run("nft", "--stateless", "list", "ruleset"),
         {path: content for root in directories for path, content in _files(root)},
@@ -215,27 +215,16 @@ def _addresses(link: dict[str, Any]) -> tuple[str, list[str]]:
     return link["ifname"], sorted(f"{each['local']}/{each['prefixlen']}" for each in infos)
 
 
-def _routes(netns: Netns, links: list[dict[str, Any]]) -> list[str]:
-    """The routes of both families, once there are those that the kernel makes for addresses.
+def _routes(netns: Netns) -> list[str]:
+    """The routes of both families, without those in table local that the kernel has for addresses.
 
     Of IPv6 these come some time after the address (addrconf_dad_work in net/ipv6/addrconf.c).
     """
-    expected = {
-        info["local"]
-        for link in links
-        for info in link["addr_info"]
-        if "UP" in link["flags"] and info["family"] == "inet6" and "tentative" not in info
-    }
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        routes = netns.routes(4, "all") + netns.routes(6, "all")
-        absent = {each for each in expected if not _link_local(each)} - {
-            route["dst"] for route in routes if route["type"] == "local"
-        }
-        if not absent:
-            return sorted(str({key: route.get(key) for key in _ROUTE}) for route in routes)
-        assert time.monotonic() < deadline, f"no local routes to {absent} in {netns}"
-        time.sleep(0.01)
+    return sorted(
+        str({key: route.get(key) for key in _ROUTE})
+        for route in netns.routes(4, "all") + netns.routes(6, "all")
+        if (route.get("table"), route.get("protocol")) != ("local", "kernel")
+    )
 
 
 def _files(root: Path) -> Iterator[tuple[str, bytes]]:
