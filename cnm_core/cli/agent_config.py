@@ -47,7 +47,9 @@ def read(path: Path, option: str) -> AgentConfig:
     except OSError as error:
         raise Failure(f'cannot read "{path}": {error.strerror}') from None
     except ValidationError as error:
-        raise Failure(f"{path}: {'; '.join(explain(error))}", code=INVALID) from None
+        # What the file as a whole is has no place in it.
+        problems = "; ".join(each.removeprefix(": ") for each in explain(error))
+        raise Failure(f"{path}: {problems}", code=INVALID) from None
     except ValueError as error:
         raise Failure(f"{path}: is not JSON: {error}", code=INVALID) from None
 

@@ -33,7 +33,7 @@ def ensure(
 
 
 def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, several: bool) -> list[Drift]:
-    """Gateways of the leases that are missing, what is in the way of these, and forwarding."""
+    """Gateways of the leases that are missing, what is in their way, and forwarding."""
     what = f"bridge {carrier.name}"
     found = []
     have = address.list_of(host, carrier.index)
@@ -45,11 +45,11 @@ def drift(host: Socket, carrier: Link, leases: tuple[Lease, ...], *, several: bo
         if wanted not in present:
             has = ", ".join(map(str, present)) or "no address"
             found.append(Drift(f"gateway of {what}", str(wanted), has))
-            found += [
-                Drift(f"addresses of {what}", f"{wanted} only", str(each.address))
-                for each in _others(have, leases)
-                if _conflicts(each, wanted, several)
-            ]
+        found += [
+            Drift(f"addresses of {what}", f"{wanted} only", str(each.address))
+            for each in _others(have, leases)
+            if _conflicts(each, wanted, several)
+        ]
         if not _forwards(carrier, wanted.version):
             found.append(Drift(f"forwarding of IPv{wanted.version}", "on", "off"))
     return found

@@ -156,7 +156,7 @@ def place_of(location: tuple[int | str, ...]) -> str:
 
 def explain(failure: ValidationError) -> list[str]:
     """Every problem of a configuration, in the words that a plugin has for it."""
-    return [": ".join(filter(None, (place_of(at), what))) for at, what in problems_of(failure)]
+    return [f"{place_of(place)}: {problem}" for place, problem in problems_of(failure)]
 
 
 def problems_of(failure: ValidationError) -> list[tuple[tuple[int | str, ...], str]]:

@@ -11,7 +11,7 @@ from tests import oracle
 from tests.etcd import Etcd
 from tests.hosts import Host
 
-_FIRST = (10 << 24) | (100 << 16)
+_FIRST = (10 << 24) | (150 << 16)
 _HOSTS = 100
 _PER_TRANSACTION = 50  # two keys each, of the 128 operations that etcd takes
 _PATIENCE = 60.0

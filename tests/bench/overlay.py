@@ -32,7 +32,7 @@ from tests.hosts import Host, cluster
 from tests.iproute import HOST, Netns
 
 ROOT = Path(__file__).resolve().parents[2]
-SUBNET = "10.64.0.0/10"
+SUBNET = "10.128.0.0/10"
 # Agents start one after the other, or they would wait for each other's imports.
 AT_ONCE = os.cpu_count() or 1
 # p50 and p99 in ms that adding an endpoint may take, by the number of hosts.

@@ -408,12 +408,13 @@ def test_force_addresses(endpoint: MakeEndpoint, config: Config, second: str) ->
 
 
 def test_another_address_beside_it(endpoint: MakeEndpoint, config: Config) -> None:
-    """An address that somebody gave to the bridge beside the wanted one is in nobody's way."""
+    """A foreign address beside the wanted one is not in the way of ADD, and told by CHECK."""
     HOST.ip("link", "add", BRIDGE, "up", "type", "bridge")
     for each in ("10.1.0.1/24", "10.9.0.1/24"):
         HOST.ip("addr", "add", each, "dev", BRIDGE)
     eth0 = endpoint()
-    eth0.check(config, eth0.add(config)).silent()
+    outcome = eth0.check(config, eth0.add(config))
+    assert "10.9.0.1/24" in outcome.error(PLUGIN_SPECIFIC)["msg"]
 
 
 def test_the_same_address_of_the_bridge(endpoint: MakeEndpoint, dual: Config) -> None:

@@ -300,7 +300,11 @@ class Life(RuleBasedStateMachine):
             self.files.mkdir(exist_ok=True)
             (self.files / ip).write_bytes(content.encode())
             self.known[ip] = content
-            self.resting.discard(ip)
+            if ip in self.resting:
+                # Until one of ours has seen it, it would rest on once it is free.
+                with Allocations(str(self.directory), NETWORK):
+                    pass
+                self.resting.remove(ip)
 
     @precondition(lambda self: self.known)
     @rule(data=st.data())
